@@ -1,0 +1,34 @@
+//! The image format of icecore: what a sleeping process looks like on disk.
+//!
+//! One module a resource, with the same stem as the modules of `icecore` that
+//! dump and restore it. This crate knows no ptrace and builds on any OS.
+#![forbid(unsafe_code)]
+
+pub mod bytes;
+pub mod checkpoint;
+pub mod creds;
+pub mod device;
+pub mod epoll;
+pub mod eventfd;
+pub mod files;
+pub mod ids;
+pub mod inotify;
+pub mod machine;
+pub mod mm;
+pub mod pages;
+pub mod pidfd;
+pub mod pipe;
+pub mod prctl;
+pub mod proc_file;
+pub mod regular;
+pub mod sched;
+pub mod shmem;
+pub mod signalfd;
+pub mod signals;
+pub mod task;
+pub mod thread;
+pub mod timerfd;
+pub mod timers;
+
+pub use bytes::ByteString;
+pub use checkpoint::Checkpoint;

@@ -1,0 +1,86 @@
+//! Dump: `freeze → collect → inspect from inside → copy pages → commit →
+//! release`.
+
+pub(crate) mod descriptors;
+pub(crate) mod memory;
+pub(crate) mod state;
+
+use std::fs::File;
+
+use icecore_images::Checkpoint;
+use icecore_images::files::{FdTable, FsState, OpenFile};
+use icecore_images::mm::MmState;
+use icecore_images::pages::PageFile;
+use icecore_images::pipe::PipeState;
+use icecore_images::regular::GhostFile;
+use icecore_images::shmem::ShmemState;
+use icecore_images::signals::SigHandState;
+use icecore_images::task::TaskState;
+use icecore_images::thread::SeccompFilter;
+
+use crate::blocker::{Blocker, Place};
+use crate::error::DumpError;
+use crate::options::DumpOptions;
+use crate::stats::DumpStats;
+
+/// A dump, to be configured and run.
+#[derive(Debug, Clone)]
+pub struct Dump {
+    options: DumpOptions,
+}
+
+impl Dump {
+    /// A dump with these options.
+    pub fn new(options: DumpOptions) -> Self {
+        Self { options }
+    }
+
+    /// Puts the task to sleep.
+    pub fn run(&self) -> Result<DumpStats, DumpError> {
+        let _ = &self.options;
+        unimplemented!("stages")
+    }
+}
+
+/// What the stages of a dump share: what was asked for and what has been found
+/// so far. Ids in the tables are their indices.
+#[derive(Debug)]
+pub(crate) struct DumpContext<'a> {
+    pub(crate) options: &'a DumpOptions,
+    /// Everything that cannot be carried over; reported together.
+    pub(crate) blockers: Vec<Blocker>,
+    /// Deviations that do not stop a dump but are said aloud.
+    pub(crate) notes: Vec<String>,
+    pub(crate) tables: Tables,
+    pub(crate) stats: DumpStats,
+}
+
+/// The objects that tasks share, as they are discovered.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) mms: Vec<MmState>,
+    pub(crate) fd_tables: Vec<FdTable>,
+    pub(crate) fs: Vec<FsState>,
+    pub(crate) sig_hands: Vec<SigHandState>,
+    pub(crate) files: Vec<OpenFile>,
+    pub(crate) pipes: Vec<PipeState>,
+    pub(crate) ghosts: Vec<GhostFile>,
+    pub(crate) shmems: Vec<ShmemState>,
+    pub(crate) seccomp_filters: Vec<SeccompFilter>,
+    pub(crate) page_files: Vec<PageFile>,
+    pub(crate) tasks: Vec<TaskState>,
+}
+
+impl DumpContext<'_> {
+    /// Notes something that cannot be carried over.
+    pub(crate) fn block(&mut self, place: Place, problem: String, help: Option<&str>) {
+        self.blockers.push(Blocker {
+            place,
+            problem,
+            help: help.map(str::to_owned),
+        });
+    }
+}
+
+#[allow(unused)]
+fn assemble(_: Checkpoint, _: File) {}

@@ -1,0 +1,1 @@
+//! Linux as we use it: /proc, system calls without a wrapper, feature probes.

@@ -1,0 +1,55 @@
+//! Restore: `plan → spawn → rebuild → remap → resume`.
+
+pub(crate) mod descriptors;
+pub(crate) mod memory;
+pub(crate) mod state;
+
+use icecore_images::Checkpoint;
+
+use crate::blocker::{Obstacle, Place};
+use crate::error::RestoreError;
+use crate::options::RestoreOptions;
+use crate::stats::RestoreStats;
+
+/// A restore, to be configured and run.
+#[derive(Debug, Clone)]
+pub struct Restore {
+    options: RestoreOptions,
+}
+
+impl Restore {
+    /// A restore with these options.
+    pub fn new(options: RestoreOptions) -> Self {
+        Self { options }
+    }
+
+    /// Wakes the tasks up.
+    pub fn run(&self) -> Result<RestoreStats, RestoreError> {
+        let _ = &self.options;
+        unimplemented!("stages")
+    }
+}
+
+/// What the stages of a restore share.
+#[derive(Debug)]
+pub(crate) struct RestoreContext<'a> {
+    pub(crate) options: &'a RestoreOptions,
+    /// The verified image.
+    pub(crate) image: &'a Checkpoint,
+    /// Everything that stands in the way; reported together.
+    pub(crate) obstacles: Vec<Obstacle>,
+    /// Deviations that do not stop a restore but are said aloud.
+    pub(crate) notes: Vec<String>,
+    pub(crate) stats: RestoreStats,
+}
+
+impl RestoreContext<'_> {
+    /// Notes something that stands in the way.
+    pub(crate) fn obstacle(&mut self, place: Place, problem: String, help: Option<&str>) {
+        self.obstacles.push(Obstacle {
+            place,
+            problem,
+            help: help.map(str::to_owned),
+        });
+    }
+}

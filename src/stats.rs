@@ -1,0 +1,60 @@
+//! `stats.json`: what a dump or restore cost. Names are documented and stable;
+//! harnesses read them.
+
+use serde::Serialize;
+
+/// Cost of a dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DumpStats {
+    /// Time from the first seize until everything stood still.
+    pub freezing_us: u64,
+    /// Time the target could not run.
+    pub frozen_us: u64,
+    /// Reading /proc and ptrace.
+    pub collect_us: u64,
+    /// Running the parasite.
+    pub parasite_us: u64,
+    /// Copying pages.
+    pub memdump_us: u64,
+    /// Writing everything that is not pages.
+    pub write_us: u64,
+    /// fsync and rename.
+    pub sync_us: u64,
+    /// All of it.
+    pub total_us: u64,
+    /// Pages looked at.
+    pub pages_scanned: u64,
+    /// Pages stored.
+    pub pages_written: u64,
+    /// Pages found to be zero and not stored.
+    pub pages_zero: u64,
+    /// Pages left to the parent image.
+    pub pages_parent: u64,
+    /// Bytes of all image files.
+    pub bytes_written: u64,
+    /// Worker threads.
+    pub threads: u64,
+    /// Copying engine.
+    pub engine: String,
+}
+
+/// Cost of a restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreStats {
+    /// Verifying and planning.
+    pub plan_us: u64,
+    /// Creating tasks.
+    pub spawn_us: u64,
+    /// Rebuilding everything but memory.
+    pub rebuild_us: u64,
+    /// Filling pages.
+    pub pages_us: u64,
+    /// All of it, until the task runs.
+    pub total_us: u64,
+    /// Pages filled.
+    pub pages_restored: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Worker threads.
+    pub threads: u64,
+}
