@@ -1,0 +1,8 @@
+//! What integration tests share: running icecore, holding a process that is
+//! put to sleep, and looking at it from outside.
+#![allow(dead_code)] // each test target uses another part of it
+
+pub(crate) mod icecore;
+pub(crate) mod outside;
+pub(crate) mod target;
+pub(crate) mod wait;

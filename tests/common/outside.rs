@@ -1,0 +1,353 @@
+//! A process as it looks from outside, for comparing before with after.
+//!
+//! Everything becomes one sorted table of names and values (`fd/3/link`,
+//! `map/7f…`, `status/SigBlk`, `thread/812/comm`, `limits/…`): two snapshots
+//! differ where their tables do. What the kernel numbers anew at each creation
+//! (inodes of pipes, mount ids) is normalised; what else may change is allowed
+//! by pattern.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::icecore::lossy;
+
+/// A snapshot of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outside {
+    facts: BTreeMap<String, String>,
+}
+
+/// Lines of `status` that describe the process rather than its use of the
+/// machine.
+const STATUS: &[&str] = &[
+    "Name",
+    "Umask",
+    "Tgid",
+    "Pid",
+    "TracerPid",
+    "Uid",
+    "Gid",
+    "Groups",
+    "NStgid",
+    "NSpid",
+    "NSpgid",
+    "NSsid",
+    "VmLck",
+    "Threads",
+    "SigPnd",
+    "ShdPnd",
+    "SigBlk",
+    "SigIgn",
+    "SigCgt",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
+    "Cpus_allowed",
+    "Mems_allowed",
+    "THP_enabled",
+    "untag_mask",
+    "CoreDumping",
+];
+
+/// Files of `/proc/PID` compared whole.
+const FILES: &[&str] = &[
+    "cmdline",
+    "environ",
+    "auxv",
+    "comm",
+    "limits",
+    "oom_score_adj",
+    "loginuid",
+    "coredump_filter",
+    "autogroup",
+    "personality",
+    "cgroup",
+    "timers",
+    "setgroups",
+];
+
+/// Links of `/proc/PID` compared by where they lead.
+const LINKS: &[&str] = &[
+    "exe", "cwd", "root", "ns/mnt", "ns/net", "ns/ipc", "ns/uts", "ns/user",
+];
+
+/// Files of `/proc/PID/task/TID` compared whole.
+const THREAD_FILES: &[&str] = &["comm", "timerslack_ns"];
+
+impl Outside {
+    /// Looks at process `pid`.
+    pub(crate) fn of(pid: u32) -> Result<Self, String> {
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let mut facts = BTreeMap::new();
+        for file in FILES {
+            facts.insert((*file).to_owned(), lossy(&proc.join(file)));
+        }
+        for link in LINKS {
+            facts.insert((*link).to_owned(), link_of(&proc.join(link)));
+        }
+        status(&proc, "status", &mut facts);
+        stat(&proc, "stat", &mut facts);
+        descriptors(&proc, &mut facts)?;
+        maps(&proc, &mut facts)?;
+        threads(&proc, &mut facts)?;
+        Ok(Self { facts })
+    }
+
+    /// The value of a fact.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.facts.get(name).map(String::as_str)
+    }
+
+    /// Facts whose names match `pattern` (`*` stands for anything).
+    pub(crate) fn matching<'a>(
+        &'a self,
+        pattern: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let hits = self
+            .facts
+            .iter()
+            .filter(move |(name, _)| matches(pattern, name));
+        hits.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// An error that lists every fact which differs from `before` and whose
+    /// name matches none of `allowed`.
+    pub(crate) fn same_as(&self, before: &Self, allowed: &[String]) -> Result<(), String> {
+        let names = self.facts.keys().chain(before.facts.keys());
+        let names: std::collections::BTreeSet<&String> = names.collect();
+        let mut differences = Vec::new();
+        for name in names {
+            let (was, is) = (before.facts.get(name), self.facts.get(name));
+            if was != is && !allowed.iter().any(|pattern| matches(pattern, name)) {
+                differences.push(format!("  {name}: was {was:?}, is {is:?}"));
+            }
+        }
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(format!("seen from outside:\n{}", differences.join("\n"))),
+        }
+    }
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(rest) = name.strip_prefix(head) else {
+        return false;
+    };
+    let mut starts = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
+    starts.any(|at| matches(tail, &rest[at..]))
+}
+
+fn status(dir: &Path, prefix: &str, facts: &mut BTreeMap<String, String>) {
+    for line in lossy(&dir.join("status")).lines() {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        if STATUS.contains(&name) {
+            facts.insert(format!("{prefix}/{name}"), value.trim().to_owned());
+        }
+        if name == "State" {
+            let stopped = value.trim_start().starts_with(['T', 't']);
+            facts.insert(format!("{prefix}/stopped"), stopped.to_string());
+        }
+    }
+}
+
+/// Scheduling and job-control fields of `stat`, by their numbers in proc(5).
+fn stat(dir: &Path, prefix: &str, facts: &mut BTreeMap<String, String>) {
+    let text = lossy(&dir.join("stat"));
+    let after_comm = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = after_comm.split_whitespace().collect();
+    let named = [
+        (5, "pgrp"),
+        (6, "session"),
+        (7, "tty"),
+        (18, "priority"),
+        (19, "nice"),
+        (38, "exit_signal"),
+        (40, "rt_priority"),
+        (41, "policy"),
+        (45, "start_data"),
+        (46, "end_data"),
+        (47, "start_brk"),
+        (48, "arg_start"),
+        (49, "arg_end"),
+        (50, "env_start"),
+        (51, "env_end"),
+        (26, "start_code"),
+        (27, "end_code"),
+        (28, "start_stack"),
+    ];
+    for (number, name) in named {
+        let value = fields.get(number - 3).copied().unwrap_or("").to_owned();
+        facts.insert(format!("{prefix}/{name}"), value);
+    }
+}
+
+fn descriptors(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+    let mut inodes = Vec::new();
+    for fd in numbers(&proc.join("fd"))? {
+        let link = link_of(&proc.join(format!("fd/{fd}")));
+        facts.insert(format!("fd/{fd}/link"), numbered_anew(&link, &mut inodes));
+        for (i, line) in lossy(&proc.join(format!("fdinfo/{fd}")))
+            .lines()
+            .enumerate()
+        {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = match name {
+                "mnt_id" | "ino" | "eventfd-id" => continue,
+                "tfd" => value
+                    .split(" pos:")
+                    .next()
+                    .unwrap_or(value)
+                    .trim()
+                    .to_owned(),
+                "it_value" => format!("armed: {}", value.trim() != "(0, 0)"),
+                _ => value.trim().to_owned(),
+            };
+            let single = matches!(name, "pos" | "flags" | "it_value" | "ticks");
+            let name = if single {
+                name.to_owned()
+            } else {
+                format!("{name}#{i}")
+            };
+            facts.insert(format!("fd/{fd}/{name}"), value);
+        }
+    }
+    Ok(())
+}
+
+/// `pipe:[81234]` with the inode replaced by its rank among those seen: which
+/// descriptors share a pipe stays visible, its number does not matter.
+fn numbered_anew(link: &str, inodes: &mut Vec<String>) -> String {
+    let kernel_object = ["pipe:[", "socket:["].iter().any(|p| link.starts_with(p));
+    if !kernel_object {
+        return link.to_owned();
+    }
+    let rank = inodes
+        .iter()
+        .position(|seen| seen == link)
+        .unwrap_or_else(|| {
+            inodes.push(link.to_owned());
+            inodes.len() - 1
+        });
+    format!("{}:#{rank}", link.split(':').next().unwrap_or(link))
+}
+
+/// An area of memory as compared: neighbours that differ in nothing count as
+/// one, as the kernel merges them or not as it likes.
+struct Area {
+    start: u64,
+    end: u64,
+    offset: u64,
+    /// Permissions, path and flags.
+    kind: String,
+    of_file: bool,
+}
+
+fn maps(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+    let mut areas: Vec<Area> = Vec::new();
+    let text = lossy(&proc.join("smaps"));
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let mut area = area(line).ok_or_else(|| format!("not an area: {line:?}"))?;
+        while let Some(detail) = lines.next_if(|l| area_start(l).is_none()) {
+            if let Some(flags) = detail.strip_prefix("VmFlags:") {
+                area.kind += &flags_that_matter(flags);
+            }
+        }
+        match areas.last_mut() {
+            Some(last) if joins(last, &area) => last.end = area.end,
+            _ => areas.push(area),
+        }
+    }
+    for Area {
+        start,
+        end,
+        offset,
+        kind,
+        of_file,
+    } in areas
+    {
+        let offset = if of_file {
+            format!(" at {offset:#x}")
+        } else {
+            String::new()
+        };
+        facts.insert(format!("map/{start:x}-{end:x}"), format!("{kind}{offset}"));
+    }
+    Ok(())
+}
+
+fn joins(last: &Area, next: &Area) -> bool {
+    let follows = last.end == next.start && last.kind == next.kind;
+    follows && (!last.of_file || last.offset + (last.end - last.start) == next.offset)
+}
+
+fn area_start(line: &str) -> Option<(u64, u64)> {
+    let (start, rest) = line.split_once('-')?;
+    let (end, _) = rest.split_once(' ')?;
+    let number = |hex| u64::from_str_radix(hex, 16).ok();
+    Some((number(start)?, number(end)?))
+}
+
+fn area(line: &str) -> Option<Area> {
+    let (start, end) = area_start(line)?;
+    let mut words = line.splitn(6, ' ').skip(1);
+    let permissions = words.next()?;
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let path = words.nth(2).unwrap_or("").trim();
+    Some(Area {
+        start,
+        end,
+        offset,
+        kind: format!("{permissions} {path}"),
+        of_file: path.starts_with('/'),
+    })
+}
+
+/// Flags but those that follow from how and when an area was made: sd (soft
+/// dirty), nr and ac (accounting).
+fn flags_that_matter(flags: &str) -> String {
+    let kept = flags
+        .split_whitespace()
+        .filter(|f| !["sd", "nr", "ac"].contains(f));
+    kept.fold(String::new(), |all, flag| all + " " + flag)
+}
+
+fn threads(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+    for tid in numbers(&proc.join("task"))? {
+        let dir = proc.join(format!("task/{tid}"));
+        let prefix = format!("thread/{tid}");
+        for file in THREAD_FILES {
+            facts.insert(format!("{prefix}/{file}"), lossy(&dir.join(file)));
+        }
+        status(&dir, &format!("{prefix}/status"), facts);
+        stat(&dir, &format!("{prefix}/stat"), facts);
+    }
+    Ok(())
+}
+
+fn numbers(dir: &Path) -> Result<Vec<u32>, String> {
+    let entries = fs::read_dir(dir).map_err(|e| format!("list {}: {e}", dir.display()))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut numbers: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn link_of(path: &Path) -> String {
+    match fs::read_link(path) {
+        Ok(target) => target.to_string_lossy().into_owned(),
+        Err(e) => format!("unreadable: {e}"),
+    }
+}

@@ -1,0 +1,26 @@
+//! Victims: programs that are put to sleep and woken up, one file per
+//! resource. This program is both: without `ICECORE_VICTIM` the test runner,
+//! with it the victim of that name.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[allow(dead_code)] // its vocabulary is larger than what is said today
+mod harness;
+
+mod idle;
+
+use std::process::ExitCode;
+
+use harness::Victim;
+
+/// All victims, by resource.
+fn all() -> Vec<Victim> {
+    [idle::victims()].into_iter().flatten().collect()
+}
+
+fn main() -> ExitCode {
+    match std::env::var("ICECORE_VICTIM") {
+        Ok(name) => harness::stage::play(&all(), &name),
+        Err(_) => harness::run(all()),
+    }
+}
