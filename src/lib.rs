@@ -1,16 +1,30 @@
 //! icecore puts a running Linux process to sleep on disk and wakes it up
 //! again.
 //!
-//! [`Dump`] and [`Restore`] do what the command line does; [`Check`] tells
-//! beforehand what would stand in the way.
+//! [`Dump`] and [`Restore`] do what the command line does:
+//!
+//! ```no_run
+//! use icecore::{Dump, Restore};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dumped = Dump::new(4711, "/var/ice/job").leave_running(true).run()?;
+//! println!("stood still for {} µs", dumped.stats.frozen_us);
+//!
+//! let restored = Restore::new("/var/ice/job").detached(true).run()?;
+//! println!("runs again as {:?}", restored.pid);
+//! # Ok(())
+//! # }
+//! ```
 #![allow(dead_code)] // TODO(foundation): remove once the rooms are joined
 
 pub mod kernel;
 pub mod tracer;
 
 mod blocker;
+mod builder;
 mod dump;
 mod error;
+mod observer;
 mod options;
 mod restore;
 mod stats;
@@ -18,9 +32,9 @@ mod stats;
 pub mod cli;
 
 pub use blocker::{Blocker, Obstacle, Place};
-pub use dump::Dump;
+pub use builder::{Dump, Restore};
 pub use error::{DumpError, RestoreError};
 pub use icecore_images as images;
-pub use options::{DumpOptions, PidPolicy, RestoreOptions};
-pub use restore::Restore;
-pub use stats::{DumpStats, RestoreStats};
+pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};
+pub use options::{After, DumpOptions, PidPolicy, RestoreOptions};
+pub use stats::{DumpReport, DumpStats, RestoreReport, RestoreStats};

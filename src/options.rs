@@ -1,7 +1,10 @@
 //! What a dump and a restore can be told.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::observer::{Cancel, Observer, Unobserved};
 
 /// Options of a dump.
 #[derive(Debug, Clone)]
@@ -20,7 +23,35 @@ pub struct DumpOptions {
     pub risk_seccomp: bool,
     /// Worker threads that copy pages.
     pub threads: Option<usize>,
+    /// Who is told of stages and progress.
+    pub observer: Arc<dyn Observer>,
+    /// Ends the dump early, the target unharmed.
+    pub cancel: Cancel,
 }
+
+impl DumpOptions {
+    /// A dump of `pid` into `images_dir` that ends the target.
+    pub fn new(pid: u32, images_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            pid,
+            images_dir: images_dir.into(),
+            after: After::Kill,
+            ghost_limit: DEFAULT_GHOST_LIMIT,
+            timeout: DEFAULT_TIMEOUT,
+            risk_seccomp: false,
+            threads: None,
+            observer: Arc::new(Unobserved),
+            cancel: Cancel::new(),
+        }
+    }
+}
+
+/// Largest content of a deleted file that is carried unless told otherwise,
+/// bytes.
+pub const DEFAULT_GHOST_LIMIT: u64 = 1 << 20;
+
+/// Time limit for freezing unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What becomes of the target after a complete dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +81,31 @@ pub struct RestoreOptions {
     pub clock_from_dump: bool,
     /// Only plan.
     pub dry_run: bool,
+    /// Worker threads that fill pages.
+    pub threads: Option<usize>,
+    /// Who is told of stages and progress.
+    pub observer: Arc<dyn Observer>,
+    /// Ends the restore early, with nothing left behind.
+    pub cancel: Cancel,
+}
+
+impl RestoreOptions {
+    /// A restore of `images_dir`: same pids, clocks go on from the dump, the
+    /// task a child of this process.
+    pub fn new(images_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            images_dir: images_dir.into(),
+            detached: false,
+            sibling: false,
+            leave_stopped: false,
+            pids: PidPolicy::Same,
+            clock_from_dump: true,
+            dry_run: false,
+            threads: None,
+            observer: Arc::new(Unobserved),
+            cancel: Cancel::new(),
+        }
+    }
 }
 
 /// Which pids a restored task gets.

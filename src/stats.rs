@@ -58,3 +58,24 @@ pub struct RestoreStats {
     /// Worker threads.
     pub threads: u64,
 }
+
+/// What came of a dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DumpReport {
+    /// What it cost.
+    pub stats: DumpStats,
+    /// Deviations that do not stop a dump but are said aloud.
+    pub notes: Vec<String>,
+}
+
+/// What came of a restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// The root task, as this process sees it; `None` where it was only
+    /// planned.
+    pub pid: Option<u32>,
+    /// What it cost.
+    pub stats: RestoreStats,
+    /// Deviations that do not stop a restore but are said aloud.
+    pub notes: Vec<String>,
+}

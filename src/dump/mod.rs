@@ -21,25 +21,12 @@ use icecore_images::thread::SeccompFilter;
 use crate::blocker::{Blocker, Place};
 use crate::error::DumpError;
 use crate::options::DumpOptions;
-use crate::stats::DumpStats;
+use crate::stats::{DumpReport, DumpStats};
 
-/// A dump, to be configured and run.
-#[derive(Debug, Clone)]
-pub struct Dump {
-    options: DumpOptions,
-}
-
-impl Dump {
-    /// A dump with these options.
-    pub fn new(options: DumpOptions) -> Self {
-        Self { options }
-    }
-
-    /// Puts the task to sleep.
-    pub fn run(&self) -> Result<DumpStats, DumpError> {
-        let _ = &self.options;
-        unimplemented!("stages")
-    }
+/// Puts the task to sleep.
+pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
+    let _ = options;
+    unimplemented!("stages")
 }
 
 /// What the stages of a dump share: what was asked for and what has been found

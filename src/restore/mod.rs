@@ -9,25 +9,13 @@ use icecore_images::Checkpoint;
 use crate::blocker::{Obstacle, Place};
 use crate::error::RestoreError;
 use crate::options::RestoreOptions;
-use crate::stats::RestoreStats;
+use crate::stats::{RestoreReport, RestoreStats};
 
-/// A restore, to be configured and run.
-#[derive(Debug, Clone)]
-pub struct Restore {
-    options: RestoreOptions,
-}
-
-impl Restore {
-    /// A restore with these options.
-    pub fn new(options: RestoreOptions) -> Self {
-        Self { options }
-    }
-
-    /// Wakes the tasks up.
-    pub fn run(&self) -> Result<RestoreStats, RestoreError> {
-        let _ = &self.options;
-        unimplemented!("stages")
-    }
+/// Wakes the tasks up. Returns once they run; a root task that is neither
+/// detached nor a sibling is a child of this process, to be waited for.
+pub(crate) fn run(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
+    let _ = options;
+    unimplemented!("stages")
 }
 
 /// What the stages of a restore share.

@@ -1,0 +1,172 @@
+//! Dumps and restores as a program writes them down: what is wanted, step by
+//! step, then [`run`](Dump::run).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{DumpError, RestoreError};
+use crate::observer::{Cancel, Observer};
+use crate::options::{After, DumpOptions, PidPolicy, RestoreOptions};
+use crate::stats::{DumpReport, RestoreReport};
+
+/// A dump, to be configured and run.
+#[derive(Debug, Clone)]
+pub struct Dump {
+    options: DumpOptions,
+}
+
+impl Dump {
+    /// A dump of process `pid` into `images_dir`, which ends the process once
+    /// its image is complete on disk.
+    pub fn new(pid: u32, images_dir: impl Into<PathBuf>) -> Self {
+        DumpOptions::new(pid, images_dir).into()
+    }
+
+    /// Whether the process goes on afterwards (`-R`).
+    pub fn leave_running(self, yes: bool) -> Self {
+        self.after(if yes { After::Run } else { After::Kill })
+    }
+
+    /// What becomes of the process afterwards.
+    pub fn after(mut self, after: After) -> Self {
+        self.options.after = after;
+        self
+    }
+
+    /// Time limit for freezing.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+
+    /// Largest content of a deleted file that is carried, bytes.
+    pub fn ghost_limit(mut self, bytes: u64) -> Self {
+        self.options.ghost_limit = bytes;
+        self
+    }
+
+    /// Injects although a seccomp filter could kill the process.
+    pub fn risk_seccomp(mut self, yes: bool) -> Self {
+        self.options.risk_seccomp = yes;
+        self
+    }
+
+    /// Number of threads that copy pages.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// Who is told of stages and progress.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.options.observer = observer;
+        self
+    }
+
+    /// A way to end the dump early, the process unharmed.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.options.cancel = cancel;
+        self
+    }
+
+    /// Puts the process to sleep. Whatever goes wrong, it goes on as if
+    /// nothing had happened.
+    ///
+    /// # Errors
+    /// [`DumpError::Blocked`] with everything that cannot be carried over;
+    /// other variants for what went wrong.
+    pub fn run(&self) -> Result<DumpReport, DumpError> {
+        crate::dump::run(&self.options)
+    }
+}
+
+impl From<DumpOptions> for Dump {
+    fn from(options: DumpOptions) -> Self {
+        Self { options }
+    }
+}
+
+/// A restore, to be configured and run.
+#[derive(Debug, Clone)]
+pub struct Restore {
+    options: RestoreOptions,
+}
+
+impl Restore {
+    /// A restore of the image in `images_dir` as a child of this process.
+    pub fn new(images_dir: impl Into<PathBuf>) -> Self {
+        RestoreOptions::new(images_dir).into()
+    }
+
+    /// Whether the process is on its own afterwards (`-d`).
+    pub fn detached(mut self, yes: bool) -> Self {
+        self.options.detached = yes;
+        self
+    }
+
+    /// Whether it becomes a child of this process' parent (`-S`).
+    pub fn sibling(mut self, yes: bool) -> Self {
+        self.options.sibling = yes;
+        self
+    }
+
+    /// Whether it is left stopped (`-s`).
+    pub fn leave_stopped(mut self, yes: bool) -> Self {
+        self.options.leave_stopped = yes;
+        self
+    }
+
+    /// Which pids it gets.
+    pub fn pids(mut self, pids: PidPolicy) -> Self {
+        self.options.pids = pids;
+        self
+    }
+
+    /// Whether CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from the dump (the
+    /// default) or are those of this host.
+    pub fn clock_from_dump(mut self, yes: bool) -> Self {
+        self.options.clock_from_dump = yes;
+        self
+    }
+
+    /// Whether only obstacles are looked for.
+    pub fn dry_run(mut self, yes: bool) -> Self {
+        self.options.dry_run = yes;
+        self
+    }
+
+    /// Number of threads that fill pages.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// Who is told of stages and progress.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.options.observer = observer;
+        self
+    }
+
+    /// A way to end the restore early, with nothing left behind.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.options.cancel = cancel;
+        self
+    }
+
+    /// Wakes the process up; returns once it runs. Whatever goes wrong, nothing
+    /// is left behind.
+    ///
+    /// # Errors
+    /// [`RestoreError::Obstacles`] with everything that is in the way; other
+    /// variants for what went wrong.
+    pub fn run(&self) -> Result<RestoreReport, RestoreError> {
+        crate::restore::run(&self.options)
+    }
+}
+
+impl From<RestoreOptions> for Restore {
+    fn from(options: RestoreOptions) -> Self {
+        Self { options }
+    }
+}
