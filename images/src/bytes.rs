@@ -58,7 +58,9 @@ impl<'de> Deserialize<'de> for ByteString {
                 Ok(ByteString(v))
             }
         }
-        d.deserialize_byte_buf(Visitor)
+        // Borrowed, so that a length is compared with what is there before
+        // anything is allocated.
+        d.deserialize_bytes(Visitor)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct PageExtent {
 pub enum PageSource {
     /// In page file `file`, from byte `offset`.
     File {
-        /// Index into `Objects::page_files`.
+        /// Index into `Checkpoint::page_files`.
         file: u32,
         /// Bytes.
         offset: u64,
@@ -44,6 +44,34 @@ pub struct PageFile {
     pub codec: PageCodec,
     /// CRC-32 of each chunk of [`CHUNK_SIZE`] bytes, the last one shorter.
     pub chunks: Vec<u32>,
+}
+
+impl PageFile {
+    /// Checksum of the whole file without reading it: CRC-32 of the chunks'
+    /// checksums, each as four little-endian bytes.
+    pub fn checksum(&self) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        for chunk in &self.chunks {
+            crc.update(&chunk.to_le_bytes());
+        }
+        crc.finalize()
+    }
+
+    /// Number of chunks a file of this length has.
+    pub fn chunk_count(length: u64) -> u64 {
+        length.div_ceil(CHUNK_SIZE)
+    }
+
+    /// Bytes of chunk `index`; 0 behind the end.
+    pub fn chunk_length(&self, index: usize) -> usize {
+        let start = (index as u64).saturating_mul(CHUNK_SIZE);
+        self.length.saturating_sub(start).min(CHUNK_SIZE) as usize
+    }
+}
+
+/// Checksum of a chunk's bytes.
+pub fn chunk_checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
 }
 
 /// Coding of a page file.

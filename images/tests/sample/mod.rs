@@ -1,0 +1,443 @@
+//! A synthetic image for tests: small, but with something in every table.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use icecore_images::Checkpoint;
+use icecore_images::ImageWriter;
+use icecore_images::bytes::ByteString;
+use icecore_images::creds::CredsState;
+use icecore_images::epoll::{EpollState, EpollTarget};
+use icecore_images::eventfd::EventFdState;
+use icecore_images::files::{FdEntry, FdTable, FileKind, FileOwner, FsState, OpenFile};
+use icecore_images::ids::*;
+use icecore_images::machine::MachineState;
+use icecore_images::mm::*;
+use icecore_images::pages::*;
+use icecore_images::pipe::{PipeEnd, PipeState};
+use icecore_images::prctl::*;
+use icecore_images::regular::{FileRef, GhostFile};
+use icecore_images::sched::*;
+use icecore_images::shmem::{ShmemKind, ShmemState};
+use icecore_images::signals::*;
+use icecore_images::task::*;
+use icecore_images::thread::*;
+use icecore_images::timerfd::TimerFdState;
+use icecore_images::timers::*;
+
+/// Pages stored for the sample: two for the heap, one for the ghost, one for
+/// the memfd.
+pub const STORED: u64 = 4;
+
+/// Contents of the sample's page file: every page is filled with its number.
+pub fn page_bytes() -> Vec<u8> {
+    (0..STORED)
+        .flat_map(|n| vec![n as u8 + 1; PAGE_SIZE as usize])
+        .collect()
+}
+
+/// Writes the sample into `dir`.
+pub fn write(dir: &Path) -> Checkpoint {
+    let checkpoint = checkpoint();
+    write_as(dir, &checkpoint, &page_bytes());
+    checkpoint
+}
+
+/// Writes any checkpoint with one page file.
+pub fn write_as(dir: &Path, checkpoint: &Checkpoint, pages: &[u8]) {
+    let mut writer = ImageWriter::create(dir).unwrap();
+    let file = writer.page_file(0).unwrap();
+    file.write_all_at(pages, 0).unwrap();
+    writer.commit(checkpoint).unwrap();
+}
+
+/// Describes a page file with these contents.
+pub fn page_file(bytes: &[u8]) -> PageFile {
+    PageFile {
+        length: bytes.len() as u64,
+        codec: PageCodec::Raw,
+        chunks: bytes
+            .chunks(CHUNK_SIZE as usize)
+            .map(chunk_checksum)
+            .collect(),
+    }
+}
+
+fn text(s: &str) -> ByteString {
+    s.as_bytes().into()
+}
+
+fn file(path: &str, mode: u32) -> FileRef {
+    FileRef {
+        path: text(path),
+        mode,
+        size: 4096,
+        mtime_ns: 1_700_000_000_000_000_000,
+        device: 0x801,
+        inode: 4711,
+        build_id: None,
+        ghost: None,
+    }
+}
+
+fn stored(start: u64, count: u64, page: u64) -> PageExtent {
+    let source = PageSource::File {
+        file: 0,
+        offset: page * PAGE_SIZE,
+    };
+    PageExtent {
+        start,
+        count,
+        source,
+    }
+}
+
+fn open_file(id: u32, flags: u32, kind: FileKind) -> OpenFile {
+    OpenFile {
+        id: DescriptionId(id),
+        flags,
+        position: 0,
+        owner: None,
+        kind,
+    }
+}
+
+/// The sample.
+pub fn checkpoint() -> Checkpoint {
+    Checkpoint {
+        machine: machine(),
+        clocks: ClockState {
+            realtime_ns: 1_760_000_000_000_000_000,
+            monotonic_ns: 5_000_000_000,
+            boottime_ns: 6_000_000_000,
+        },
+        tasks: vec![task()],
+        mms: vec![mm()],
+        fd_tables: vec![FdTable {
+            id: FdTableId(0),
+            entries: (0..8)
+                .map(|fd| FdEntry {
+                    fd,
+                    cloexec: fd == 3,
+                    description: DescriptionId(fd.min(6)),
+                })
+                .collect(),
+        }],
+        fs: vec![FsState {
+            id: FsId(0),
+            cwd: file("/home/user", 0o040_755),
+            root: file("/", 0o040_755),
+            umask: 0o022,
+        }],
+        sig_hands: vec![SigHandState {
+            id: SigHandId(0),
+            actions: vec![SigAction {
+                signal: 14,
+                handler: 0x40_1000,
+                flags: 0x0400_0000,
+                restorer: 0x40_1100,
+                mask: 0,
+            }],
+        }],
+        files: files(),
+        pipes: vec![PipeState {
+            id: PipeId(0),
+            inode: 99,
+            fifo: None,
+            capacity: 65536,
+            queue: vec![text("queued")],
+            uid: 1000,
+            gid: 1000,
+        }],
+        ghosts: vec![ghost()],
+        shmems: vec![ShmemState {
+            id: ShmemId(0),
+            inode: 12,
+            size: 8192,
+            kind: ShmemKind::MemFd {
+                name: text("buffer"),
+                seals: 0,
+                huge_page_size: 0,
+                mode: 0o777,
+                uid: 1000,
+                gid: 1000,
+            },
+            pages: vec![stored(0, 1, 3)],
+        }],
+        seccomp_filters: vec![SeccompFilter {
+            id: SeccompFilterId(0),
+            flags: 0,
+            program: vec![(0x06, 0, 0, 0x7fff_0000)],
+        }],
+        page_files: vec![page_file(&page_bytes())],
+    }
+}
+
+fn machine() -> MachineState {
+    MachineState {
+        icecore: "0.1.0".into(),
+        kernel: text("6.18.0"),
+        host: text("polar"),
+        boot_id: text("6b0f2a34-0000-4000-8000-000000000000"),
+        cpu: text("a processor"),
+        xcr0: 0x7,
+        cpu_features: vec![1, 2, 3],
+        created: 1_760_000_000,
+        command: vec![text("icecore"), text("dump"), text("-t"), text("1234")],
+    }
+}
+
+fn files() -> Vec<OpenFile> {
+    let mut appended = open_file(
+        2,
+        0o102_001,
+        FileKind::Regular(file("/var/log/app.txt", 0o100_644)),
+    );
+    appended.position = 17;
+    appended.owner = Some(FileOwner {
+        kind: 1,
+        id: 1234,
+        signal: 29,
+        uids: (1000, 1000),
+    });
+    let mut deleted = file("/tmp/gone", 0o100_600);
+    deleted.ghost = Some(GhostId(0));
+    let epoll = EpollState {
+        targets: vec![EpollTarget {
+            fd: 0,
+            description: DescriptionId(0),
+            events: 1,
+            data: 77,
+        }],
+    };
+    let timer = TimerFdState {
+        clock: 1,
+        settime_flags: 0,
+        ticks: 2,
+        remaining_ns: 500,
+        interval_ns: 1000,
+    };
+    let end = PipeEnd { pipe: PipeId(0) };
+    let counter = EventFdState {
+        count: 3,
+        semaphore: false,
+    };
+    vec![
+        open_file(0, 0o0, FileKind::Pipe(end)),
+        open_file(1, 0o1, FileKind::Pipe(end)),
+        appended,
+        open_file(3, 0o100_002, FileKind::Regular(deleted)),
+        open_file(4, 0o2, FileKind::EventFd(counter)),
+        open_file(5, 0o2, FileKind::Epoll(epoll)),
+        open_file(6, 0o2, FileKind::TimerFd(timer)),
+        open_file(7, 0o100_002, FileKind::MemFd(ShmemId(0))),
+    ]
+}
+
+fn ghost() -> GhostFile {
+    GhostFile {
+        id: GhostId(0),
+        path: text("/tmp/gone"),
+        mode: 0o100_600,
+        uid: 1000,
+        gid: 1000,
+        size: 4096,
+        atime_ns: 0,
+        mtime_ns: 0,
+        xattrs: vec![(text("user.note"), text("hello"))],
+        tmpfile: false,
+        pages: vec![stored(0, 1, 2)],
+    }
+}
+
+fn vma(start: u64, pages: u64, prot: u32, backing: Backing) -> Vma {
+    Vma {
+        start,
+        end: start + pages * PAGE_SIZE,
+        prot,
+        shared: matches!(backing, Backing::Shmem { .. }),
+        backing,
+        flags: VmaFlags::default(),
+        pkey: 0,
+        numa: None,
+        anon_name: None,
+        guards: Vec::new(),
+    }
+}
+
+fn mm() -> MmState {
+    let program = file("/usr/bin/app", 0o100_755);
+    let text_backing = Backing::File {
+        file: program.clone(),
+        offset: 0,
+        writable: false,
+    };
+    let shared = Backing::Shmem {
+        id: ShmemId(0),
+        offset: 0,
+    };
+    let mut heap = vma(0x60_0000, 16, 3, Backing::Anonymous);
+    heap.guards = vec![(0x60_f000, 0x61_0000)];
+    let mut stack = vma(0x7fff_f000_0000, 33, 3, Backing::Anonymous);
+    stack.flags.grows_down = true;
+    MmState {
+        id: MmId(0),
+        fields: MmFields {
+            start_code: 0x40_0000,
+            end_code: 0x40_1800,
+            start_data: 0x60_0000,
+            end_data: 0x60_0100,
+            start_brk: 0x60_1000,
+            brk: 0x60_2000,
+            start_stack: 0x7fff_f002_0000,
+            arg_start: 0x7fff_f002_0010,
+            arg_end: 0x7fff_f002_0020,
+            env_start: 0x7fff_f002_0020,
+            env_end: 0x7fff_f002_0040,
+            auxv: ByteString(vec![0; 16]),
+        },
+        exe: program,
+        controls: MmControls {
+            dumpable: 1,
+            coredump_filter: 0x33,
+            ..MmControls::default()
+        },
+        vmas: vec![
+            vma(0x40_0000, 2, 5, text_backing),
+            heap,
+            vma(0x70_0000, 2, 3, shared),
+            stack,
+            vma(0x7fff_f100_0000, 4, 1, Backing::Vvar),
+            vma(0x7fff_f100_4000, 2, 5, Backing::Vdso),
+        ],
+        vdso: Some(VdsoState {
+            checksum: 0x1234,
+            symbols: vec![(text("__vdso_clock_gettime"), 0x900)],
+        }),
+        pages: vec![
+            stored(0x60_0000, 2, 0),
+            PageExtent {
+                start: 0x60_3000,
+                count: 1,
+                source: PageSource::Zero,
+            },
+        ],
+    }
+}
+
+fn task() -> TaskState {
+    TaskState {
+        pid: 1234,
+        parent: None,
+        pgid: 1234,
+        sid: 1200,
+        ns_pids: vec![1234],
+        run: RunState::Running,
+        exit_signal: 17,
+        mm: MmId(0),
+        fd_table: FdTableId(0),
+        fs: FsId(0),
+        sig_hand: SigHandId(0),
+        pending: vec![siginfo(10)],
+        interval_timers: [IntervalTimer::default(); 3],
+        posix_timers: vec![PosixTimer {
+            id: 0,
+            clock: 1,
+            notify: TimerNotify::Thread { tid: 1235 },
+            signal: 34,
+            value: 9,
+            remaining_ns: 1000,
+            interval_ns: 0,
+            overrun: 0,
+        }],
+        rlimits: vec![
+            Rlimit {
+                soft: 1024,
+                hard: u64::MAX
+            };
+            16
+        ],
+        oom_score_adj: 0,
+        login_uid: u32::MAX,
+        autogroup: None,
+        controls: TaskControls::default(),
+        cpu_time: CpuTime {
+            user: 10,
+            ..CpuTime::default()
+        },
+        threads: vec![thread(1234), thread(1235)],
+    }
+}
+
+fn siginfo(signal: u8) -> PendingSignal {
+    let mut bytes = vec![0; 128];
+    bytes[0] = signal;
+    PendingSignal {
+        siginfo: ByteString(bytes),
+    }
+}
+
+/// A standard-format XSAVE area with x87 and SSE components.
+fn xstate() -> XState {
+    let mut area = vec![0; 832];
+    area[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    area[464] = 7;
+    area[512] = 3;
+    XState {
+        xcr0: 7,
+        area: ByteString(area),
+    }
+}
+
+fn thread(tid: u32) -> ThreadState {
+    ThreadState {
+        tid,
+        ns_tids: vec![tid],
+        comm: text("app"),
+        registers: Registers {
+            rip: 0x40_1234,
+            rsp: 0x7fff_f001_0000,
+            cs: 0x33,
+            ss: 0x2b,
+            eflags: 0x246,
+            orig_rax: u64::MAX,
+            ..Registers::default()
+        },
+        xstate: xstate(),
+        interrupted: Interrupted::Timed {
+            remaining_ns: Some(1_000_000),
+        },
+        signal_mask: 0,
+        pending: Vec::new(),
+        alt_stack: SigAltStack::default(),
+        clear_child_tid: 0x60_0010,
+        robust_list: RobustList {
+            head: 0x60_0020,
+            len: 24,
+        },
+        rseq: Some(Rseq {
+            address: 0x60_0100,
+            len: 32,
+            signature: 0x5305_3053,
+            flags: 0,
+        }),
+        syscall_user_dispatch: None,
+        creds: CredsState {
+            uids: [1000; 4],
+            gids: [1000; 4],
+            groups: vec![1000, 27],
+            ..CredsState::default()
+        },
+        seccomp: SeccompState::Filter(vec![SeccompFilterId(0)]),
+        sched: SchedState {
+            affinity: vec![3],
+            timer_slack_ns: 50_000,
+            ..SchedState::default()
+        },
+        controls: ThreadControls {
+            tsc: 1,
+            ..ThreadControls::default()
+        },
+    }
+}
