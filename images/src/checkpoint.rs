@@ -9,10 +9,10 @@ use crate::mm::MmState;
 use crate::pages::PageFile;
 use crate::pipe::PipeState;
 use crate::regular::GhostFile;
+use crate::seccomp::SeccompFilter;
 use crate::shmem::ShmemState;
 use crate::signals::SigHandState;
 use crate::task::TaskState;
-use crate::thread::SeccompFilter;
 use crate::timers::ClockState;
 
 /// Everything in an image but the page contents. On disk each field is a

@@ -1,4 +1,4 @@
-//! Scheduling, affinity, priorities and limits.
+//! Scheduling, affinity and priorities.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,14 +29,6 @@ pub struct SchedState {
     pub io_priority: u32,
     /// Timer slack, nanoseconds.
     pub timer_slack_ns: u64,
-}
-
-/// A resource limit; `u64::MAX` is RLIM_INFINITY.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Rlimit {
-    pub soft: u64,
-    pub hard: u64,
 }
 
 /// `/proc/PID/autogroup`.

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{FdTableId, FsId, MmId, SigHandId};
+use crate::limits::Rlimit;
 use crate::prctl::TaskControls;
-use crate::sched::{Autogroup, Rlimit};
+use crate::sched::Autogroup;
 use crate::signals::PendingSignal;
 use crate::thread::ThreadState;
 use crate::timers::{IntervalTimer, PosixTimer};

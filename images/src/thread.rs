@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteString;
 use crate::creds::CredsState;
-use crate::ids::SeccompFilterId;
 use crate::prctl::ThreadControls;
 use crate::sched::SchedState;
+use crate::seccomp::SeccompState;
 use crate::signals::{PendingSignal, SigAltStack};
 
 /// One thread.
@@ -133,26 +133,4 @@ pub struct SyscallUserDispatch {
     pub selector: u64,
     pub offset: u64,
     pub len: u64,
-}
-
-/// Seccomp mode of a thread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SeccompState {
-    /// None.
-    Off,
-    /// SECCOMP_MODE_STRICT.
-    Strict,
-    /// SECCOMP_MODE_FILTER, in the order of installation.
-    Filter(Vec<SeccompFilterId>),
-}
-
-/// A filter program; threads that share one refer to it by id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeccompFilter {
-    /// Its name in this image.
-    pub id: SeccompFilterId,
-    /// SECCOMP_FILTER_FLAG_* it was installed with, as far as the kernel tells.
-    pub flags: u64,
-    /// `struct sock_filter` records: code, jt, jf, k.
-    pub program: Vec<(u16, u8, u8, u32)>,
 }

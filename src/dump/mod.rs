@@ -13,10 +13,10 @@ use icecore_images::mm::MmState;
 use icecore_images::pages::PageFile;
 use icecore_images::pipe::PipeState;
 use icecore_images::regular::GhostFile;
+use icecore_images::seccomp::SeccompFilter;
 use icecore_images::shmem::ShmemState;
 use icecore_images::signals::SigHandState;
 use icecore_images::task::TaskState;
-use icecore_images::thread::SeccompFilter;
 
 use crate::blocker::{Blocker, Place};
 use crate::error::DumpError;

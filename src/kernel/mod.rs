@@ -1,5 +1,10 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
+pub(crate) mod limits;
 pub mod maps;
 pub mod pagemap;
+pub(crate) mod proc_text;
+pub(crate) mod proc_timers;
+pub(crate) mod stat;
+pub(crate) mod status;
 pub mod vdso;

@@ -1,6 +1,7 @@
 //! ptrace as we use it: typed tracees, freezing, injection, scripts.
 
 pub mod freeze;
+pub mod peek;
 pub mod script;
 
 pub use freeze::{Frozen, FrozenTask, FrozenThread};

@@ -14,6 +14,14 @@ use rustix::io::Errno;
 pub struct Script {
     calls: Vec<PlannedCall>,
     data: Vec<u8>,
+    pointers: Vec<Pointer>,
+}
+
+/// A word of the data that is to hold an address.
+#[derive(Debug, Clone, Copy)]
+struct Pointer {
+    at: usize,
+    to: Arg,
 }
 
 #[derive(Debug, Clone)]
@@ -101,6 +109,16 @@ impl Script {
         self.bytes(&bytes)
     }
 
+    /// Makes the word `at` bytes into `holder` a pointer to `to`, for
+    /// structures that hold addresses (iovec, sock_fprog, sigevent …).
+    pub fn pointer(&mut self, holder: Buffer, at: usize, to: impl Into<Arg>) {
+        debug_assert!(at + 8 <= holder.len);
+        self.pointers.push(Pointer {
+            at: holder.offset + at,
+            to: to.into(),
+        });
+    }
+
     /// Appends a call that must succeed; the script ends where it fails, with
     /// `what` in the error.
     pub fn call(
@@ -159,13 +177,13 @@ impl Script {
     /// The script as it lies at address `base` (64-byte aligned).
     pub fn load(&self, base: u64) -> Vec<u8> {
         let data_base = base + self.data_offset() as u64;
+        let address = |arg: &Arg| match *arg {
+            Arg::Value(v) => v,
+            Arg::Buffer(b) => data_base + b.offset as u64,
+            Arg::Inside(b, at) => data_base + (b.offset + at) as u64,
+        };
         let mut image = Vec::with_capacity(self.loaded_len());
         for call in &self.calls {
-            let address = |arg: &Arg| match *arg {
-                Arg::Value(v) => v,
-                Arg::Buffer(b) => data_base + b.offset as u64,
-                Arg::Inside(b, at) => data_base + (b.offset + at) as u64,
-            };
             image.extend(call.nr.to_le_bytes());
             for arg in &call.args {
                 image.extend(address(arg).to_le_bytes());
@@ -175,6 +193,10 @@ impl Script {
         }
         image.resize(self.data_offset(), 0);
         image.extend(&self.data);
+        for pointer in &self.pointers {
+            let at = self.data_offset() + pointer.at;
+            image[at..at + 8].copy_from_slice(&address(&pointer.to).to_le_bytes());
+        }
         image
     }
 

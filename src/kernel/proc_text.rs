@@ -1,0 +1,81 @@
+//! What the line-oriented files of /proc have in common: `Key:\tvalue`.
+
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+/// A file of /proc that does not read as this kernel interface should.
+pub(crate) fn malformed(what: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{what} is missing or malformed"),
+    )
+}
+
+/// `/proc/ID/NAME`, whole; `id` may be any live thread of a task, so that it
+/// works when the thread-group leader has ended.
+pub(crate) fn read(id: u32, name: &str) -> io::Result<Vec<u8>> {
+    std::fs::read(Path::new("/proc").join(id.to_string()).join(name))
+}
+
+/// Like [`read`], with `None` for a file that this kernel does not have.
+pub(crate) fn read_if_there(id: u32, name: &str) -> io::Result<Option<Vec<u8>>> {
+    match read(id, name) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The lines of a file.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|b| *b == b'\n').filter(|line| !line.is_empty())
+}
+
+/// The value behind `key:` in `text`, without blanks around it.
+pub(crate) fn field<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    lines(text).find_map(|line| {
+        let rest = line.strip_prefix(key.as_bytes())?;
+        Some(rest.strip_prefix(b":")?.trim_ascii())
+    })
+}
+
+/// The words of a value.
+pub(crate) fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+}
+
+/// A decimal number.
+pub(crate) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word.trim_ascii()).ok()?.parse().ok()
+}
+
+/// A hexadecimal number, with or without `0x`.
+pub(crate) fn hex(word: &[u8]) -> Option<u64> {
+    let word = std::str::from_utf8(word.trim_ascii()).ok()?;
+    u64::from_str_radix(word.strip_prefix("0x").unwrap_or(word), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_field_by_its_whole_key() {
+        let text = b"SigPnd2:\t5\nSigPnd:\t00ff\nUid:\t1\t2\n";
+        assert_eq!(field(text, "SigPnd"), Some(&b"00ff"[..]));
+        assert_eq!(hex(field(text, "SigPnd").unwrap_or_default()), Some(255));
+        assert_eq!(field(text, "Sig"), None);
+        let uids: Vec<_> = words(b"1\t2").filter_map(number::<u32>).collect();
+        assert_eq!(uids, [1, 2]);
+    }
+
+    #[test]
+    fn a_missing_file_is_none() {
+        let me = std::process::id();
+        assert!(matches!(read_if_there(me, "no_such_file"), Ok(None)));
+        assert!(matches!(read_if_there(me, "status"), Ok(Some(_))));
+    }
+}
