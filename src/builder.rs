@@ -46,6 +46,12 @@ impl Dump {
         self
     }
 
+    /// Whether its session and process group may be led from outside (`-j`).
+    pub fn shell_job(mut self, yes: bool) -> Self {
+        self.options.shell_job = yes;
+        self
+    }
+
     /// Injects although a seccomp filter could kill the process.
     pub fn risk_seccomp(mut self, yes: bool) -> Self {
         self.options.risk_seccomp = yes;
@@ -114,6 +120,12 @@ impl Restore {
     /// Whether it is left stopped (`-s`).
     pub fn leave_stopped(mut self, yes: bool) -> Self {
         self.options.leave_stopped = yes;
+        self
+    }
+
+    /// Whether a process whose session was led from outside joins ours (`-j`).
+    pub fn shell_job(mut self, yes: bool) -> Self {
+        self.options.shell_job = yes;
         self
     }
 

@@ -15,6 +15,8 @@ pub struct DumpOptions {
     pub images_dir: PathBuf,
     /// What becomes of the target afterwards.
     pub after: After,
+    /// Its session and process group may be led from outside (`-j`).
+    pub shell_job: bool,
     /// Largest content of a deleted file that is carried, bytes.
     pub ghost_limit: u64,
     /// Time limit for freezing.
@@ -36,6 +38,7 @@ impl DumpOptions {
             pid,
             images_dir: images_dir.into(),
             after: After::Kill,
+            shell_job: false,
             ghost_limit: DEFAULT_GHOST_LIMIT,
             timeout: DEFAULT_TIMEOUT,
             risk_seccomp: false,
@@ -75,6 +78,8 @@ pub struct RestoreOptions {
     pub sibling: bool,
     /// Leave it stopped.
     pub leave_stopped: bool,
+    /// A task whose session was led from outside joins ours (`-j`).
+    pub shell_job: bool,
     /// Which pids it gets.
     pub pids: PidPolicy,
     /// CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from the dump.
@@ -98,6 +103,7 @@ impl RestoreOptions {
             detached: false,
             sibling: false,
             leave_stopped: false,
+            shell_job: false,
             pids: PidPolicy::Same,
             clock_from_dump: true,
             dry_run: false,

@@ -1,5 +1,6 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
+pub mod inherited;
 pub(crate) mod limits;
 pub mod maps;
 pub mod pagemap;

@@ -1,0 +1,158 @@
+//! What can go wrong on the command line itself, and how every error is laid
+//! out for its reader.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::blocker::{Blocker, Obstacle, Place};
+use crate::error::{DumpError, RestoreError};
+
+/// Any error of the command line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// A dump failed.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A restore failed.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// Known, but not there yet.
+    #[error("{name} is not supported yet")]
+    NotYet {
+        /// The option or subcommand.
+        name: String,
+        /// What it belongs to.
+        part: &'static str,
+    },
+    /// A file of default options could not be read.
+    #[error("read default options from {}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of default options names an option nobody knows.
+    #[error("{}:{line}: there is no option {option}", .path.display())]
+    ConfigLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The option.
+        option: String,
+    },
+    /// The log file could not be opened.
+    #[error("open log file {}", .path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The operation succeeded, but its caller could not be told.
+    #[error("{what}")]
+    Tell {
+        /// What was to be written where.
+        what: String,
+        /// Why it was not.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals could not be caught.
+    #[error("catch signals")]
+    Signals {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The restored process could not be waited for.
+    #[error("wait for pid {pid}")]
+    Wait {
+        /// The process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One of the things an error lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Item {
+    /// Where it is, for programs.
+    pub(crate) place: Place,
+    /// Where it is, for people.
+    pub(crate) at: String,
+    /// What is wrong.
+    pub(crate) problem: String,
+    /// What would change it.
+    pub(crate) help: Option<String>,
+}
+
+impl CliError {
+    /// The causes, outermost first.
+    pub(crate) fn causes(&self) -> Vec<String> {
+        let mut causes = Vec::new();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        causes
+    }
+
+    /// What it lists: blockers or obstacles.
+    pub(crate) fn items(&self) -> Vec<Item> {
+        match self {
+            CliError::Dump(DumpError::Blocked { blockers, .. }) => {
+                blockers.iter().map(Item::from).collect()
+            }
+            CliError::Restore(RestoreError::Obstacles { obstacles, .. }) => {
+                obstacles.iter().map(Item::from).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What would change it.
+    pub(crate) fn help(&self) -> Option<String> {
+        match self {
+            CliError::NotYet { part, .. } => {
+                Some(format!("a later version of icecore will carry {part}"))
+            }
+            CliError::ConfigLine { .. } | CliError::Config { .. } => {
+                Some("--no-default-config goes without default options".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<&Blocker> for Item {
+    fn from(blocker: &Blocker) -> Self {
+        Self {
+            at: blocker.place.to_string(),
+            place: blocker.place.clone(),
+            problem: blocker.problem.clone(),
+            help: blocker.help.clone(),
+        }
+    }
+}
+
+impl From<&Obstacle> for Item {
+    fn from(obstacle: &Obstacle) -> Self {
+        Self {
+            at: obstacle.place.to_string(),
+            place: obstacle.place.clone(),
+            problem: obstacle.problem.clone(),
+            help: obstacle.help.clone(),
+        }
+    }
+}

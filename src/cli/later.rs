@@ -1,0 +1,138 @@
+//! Options and subcommands of later versions: known, and refused by name, so
+//! that nothing that was asked for is silently not done.
+
+use clap::Args;
+
+use super::CliError;
+
+/// The error for something that is not there yet; `part` is what it belongs to.
+pub(crate) fn not_yet(name: &str, part: &'static str) -> CliError {
+    CliError::NotYet {
+        name: name.to_owned(),
+        part,
+    }
+}
+
+/// Swallows the words of a subcommand that is not there yet.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    words: Vec<std::ffi::OsString>,
+}
+
+/// Options of later versions of `dump`.
+#[derive(Debug, Args)]
+pub(crate) struct LaterDump {
+    #[arg(long, hide = true)]
+    live: bool,
+    #[command(flatten)]
+    outside: LaterOutside,
+    #[arg(long, hide = true, value_name = "TYPE[ID][:VALUE]")]
+    external: Vec<String>,
+    #[arg(long, hide = true)]
+    tcp_close: bool,
+    #[arg(short = 'l', long, hide = true)]
+    file_locks: bool,
+    #[arg(long, hide = true)]
+    link_remap: bool,
+    #[command(flatten)]
+    cgroups: LaterCgroups,
+    #[arg(long, alias = "prev-images-dir", hide = true, value_name = "DIR")]
+    parent: Option<String>,
+    #[arg(long, hide = true)]
+    track_mem: bool,
+    #[arg(long, hide = true, value_name = "METHOD")]
+    compress: Option<String>,
+    #[arg(long, hide = true, value_name = "NAME")]
+    engine: Option<String>,
+    #[arg(long, hide = true, value_name = "PATH")]
+    freeze_cgroup: Option<String>,
+}
+
+/// Options of later versions of `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct LaterRestore {
+    #[command(flatten)]
+    outside: LaterOutside,
+    #[arg(long, hide = true, value_name = "fd[N]:KEY")]
+    inherit_fd: Vec<String>,
+    #[command(flatten)]
+    cgroups: LaterCgroups,
+}
+
+#[derive(Debug, Args)]
+struct LaterOutside {
+    #[arg(long, hide = true, value_name = "[KIND=]POLICY")]
+    outside: Vec<String>,
+    #[arg(long, hide = true)]
+    ext_unix_sk: bool,
+    #[arg(long, hide = true)]
+    tcp_established: bool,
+}
+
+#[derive(Debug, Args)]
+struct LaterCgroups {
+    #[arg(long, hide = true, value_name = "MODE", num_args = 0..=1, require_equals = true)]
+    manage_cgroups: Option<Option<String>>,
+    #[arg(long, hide = true, value_name = "[CTRL:]/PATH")]
+    cgroup_root: Vec<String>,
+}
+
+const CONNECTIONS: &str = "connections to processes outside the dump";
+const CGROUPS: &str = "control groups";
+const INCREMENTS: &str = "incremental images";
+const SPEED: &str = "live dumps and other ways to copy pages";
+
+impl LaterDump {
+    /// An error if any of them was given.
+    pub(crate) fn refuse(&self) -> Result<(), CliError> {
+        self.outside.refuse()?;
+        self.cgroups.refuse()?;
+        refuse_given(&[
+            (self.live, "--live", SPEED),
+            (!self.external.is_empty(), "--external", CONNECTIONS),
+            (self.tcp_close, "--tcp-close", CONNECTIONS),
+            (self.file_locks, "--file-locks", "file locks"),
+            (self.link_remap, "--link-remap", "links to deleted files"),
+            (self.parent.is_some(), "--parent", INCREMENTS),
+            (self.track_mem, "--track-mem", INCREMENTS),
+            (self.compress.is_some(), "--compress", SPEED),
+            (self.engine.is_some(), "--engine", SPEED),
+            (self.freeze_cgroup.is_some(), "--freeze-cgroup", CGROUPS),
+        ])
+    }
+}
+
+impl LaterRestore {
+    /// An error if any of them was given.
+    pub(crate) fn refuse(&self) -> Result<(), CliError> {
+        self.outside.refuse()?;
+        self.cgroups.refuse()?;
+        refuse_given(&[(!self.inherit_fd.is_empty(), "--inherit-fd", CONNECTIONS)])
+    }
+}
+
+impl LaterOutside {
+    fn refuse(&self) -> Result<(), CliError> {
+        refuse_given(&[
+            (!self.outside.is_empty(), "--outside", CONNECTIONS),
+            (self.ext_unix_sk, "--ext-unix-sk", CONNECTIONS),
+            (self.tcp_established, "--tcp-established", CONNECTIONS),
+        ])
+    }
+}
+
+impl LaterCgroups {
+    fn refuse(&self) -> Result<(), CliError> {
+        refuse_given(&[
+            (self.manage_cgroups.is_some(), "--manage-cgroups", CGROUPS),
+            (!self.cgroup_root.is_empty(), "--cgroup-root", CGROUPS),
+        ])
+    }
+}
+
+fn refuse_given(options: &[(bool, &str, &'static str)]) -> Result<(), CliError> {
+    let first = options.iter().find(|(given, ..)| *given);
+    first.map_or(Ok(()), |(_, name, part)| Err(not_yet(name, part)))
+}

@@ -1,0 +1,37 @@
+//! What the command line does while an operation runs: action scripts and the
+//! progress line.
+
+use std::io;
+use std::sync::Arc;
+
+use super::actions::ActionScript;
+use super::common::Common;
+use crate::observer::{Moment, Observer, Progress};
+
+/// Watches an operation for the command line.
+#[derive(Debug)]
+struct Watch {
+    script: Option<ActionScript>,
+}
+
+impl Common {
+    /// Who watches the operation.
+    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
+        let script = self.action_script.as_deref().map(ActionScript::new);
+        Arc::new(Watch { script })
+    }
+}
+
+impl Observer for Watch {
+    fn stage(&self, moment: &Moment) -> io::Result<()> {
+        tracing::info!(stage = moment.stage.name(), "reached");
+        match &self.script {
+            Some(script) => script.run(moment),
+            None => Ok(()),
+        }
+    }
+
+    fn progress(&self, progress: Progress) {
+        let _ = progress;
+    }
+}

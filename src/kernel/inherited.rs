@@ -1,0 +1,23 @@
+//! Descriptors that this process was started with.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, RawFd};
+
+/// Writes `bytes` to descriptor `fd` of this process and closes it.
+///
+/// # Errors
+/// EBADF where it is not open, or is one of the standard streams; otherwise
+/// what write(2) says.
+pub fn write_and_close(fd: u32, bytes: &[u8]) -> io::Result<()> {
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: F_GETFD only looks whether the descriptor is open.
+    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    if fd <= libc::STDERR_FILENO || !open {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the descriptor is open and was handed to us to be written to and
+    // closed; no other part of the program is told its number.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(bytes)
+}
