@@ -10,8 +10,8 @@ use crate::pages::PageExtent;
 /// A file in the file system, and what it looked like when it was dumped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRef {
-    /// Its path as the task's mount namespace and root show it, without
-    /// "(deleted)".
+    /// Its absolute path as icecore saw it (a task's own root lies below it),
+    /// without "(deleted)".
     pub path: ByteString,
     /// `st_mode`.
     pub mode: u32,
@@ -30,7 +30,8 @@ pub struct FileRef {
     pub ghost: Option<GhostId>,
 }
 
-/// A file without a name, carried in the image.
+/// A file (or an empty directory, by its mode) without a name, carried in the
+/// image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GhostFile {
     /// Its name in this image.
@@ -51,8 +52,7 @@ pub struct GhostFile {
     pub mtime_ns: i64,
     /// Extended attributes.
     pub xattrs: Vec<(ByteString, ByteString)>,
-    /// Opened with O_TMPFILE, it never had a name.
-    pub tmpfile: bool,
-    /// Contents by offset; what no extent covers is a hole.
+    /// Contents by offset; what no extent covers is a hole. The last page
+    /// may reach beyond `size`. A directory has none.
     pub pages: Vec<PageExtent>,
 }

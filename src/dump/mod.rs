@@ -2,6 +2,8 @@
 //! release`.
 
 pub(crate) mod descriptors;
+pub(crate) mod file_ref;
+pub(crate) mod ghost;
 pub(crate) mod memory;
 pub(crate) mod state;
 
@@ -56,6 +58,8 @@ pub(crate) struct Tables {
     pub(crate) seccomp_filters: Vec<SeccompFilter>,
     pub(crate) page_files: Vec<PageFile>,
     pub(crate) tasks: Vec<TaskState>,
+    /// How files were found, for those that come across them again.
+    pub(crate) file_refs: file_ref::FileRefs,
 }
 
 impl DumpContext<'_> {

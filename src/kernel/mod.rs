@@ -9,3 +9,7 @@ pub(crate) mod proc_timers;
 pub(crate) mod stat;
 pub(crate) mod status;
 pub mod vdso;
+pub mod build_id;
+pub mod fdinfo;
+pub mod kcmp;
+pub mod xattr;
