@@ -64,6 +64,15 @@ pub enum RestoreError {
         /// What stands in the way.
         obstacles: Vec<Obstacle>,
     },
+    /// Something of the task could not be made again.
+    #[error("restore: rebuild {what}")]
+    Rebuild {
+        /// What was being made.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 fn count(n: usize) -> String {

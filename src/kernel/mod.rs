@@ -1,6 +1,9 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
+pub mod build_id;
+pub mod fdinfo;
 pub mod inherited;
+pub mod kcmp;
 pub(crate) mod limits;
 pub mod maps;
 pub mod pagemap;
@@ -9,7 +12,4 @@ pub(crate) mod proc_timers;
 pub(crate) mod stat;
 pub(crate) mod status;
 pub mod vdso;
-pub mod build_id;
-pub mod fdinfo;
-pub mod kcmp;
 pub mod xattr;

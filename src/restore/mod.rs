@@ -1,6 +1,8 @@
 //! Restore: `plan → spawn → rebuild → remap → resume`.
 
 pub(crate) mod descriptors;
+pub(crate) mod file_ref;
+pub(crate) mod ghost;
 pub(crate) mod memory;
 pub(crate) mod state;
 

@@ -248,7 +248,6 @@ fn ghost() -> GhostFile {
         atime_ns: 0,
         mtime_ns: 0,
         xattrs: vec![(text("user.note"), text("hello"))],
-        tmpfile: false,
         pages: vec![stored(0, 1, 2)],
     }
 }
