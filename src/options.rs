@@ -1,5 +1,6 @@
 //! What a dump and a restore can be told.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub struct DumpOptions {
     pub risk_seccomp: bool,
     /// Worker threads that copy pages.
     pub threads: Option<usize>,
+    /// Names of files of the caller's (a log file) that may be in the
+    /// directory already.
+    pub beside: Vec<OsString>,
     /// Who is told of stages and progress.
     pub observer: Arc<dyn Observer>,
     /// Ends the dump early, the target unharmed.
@@ -43,6 +47,7 @@ impl DumpOptions {
             timeout: DEFAULT_TIMEOUT,
             risk_seccomp: false,
             threads: None,
+            beside: Vec::new(),
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),
         }

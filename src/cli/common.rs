@@ -1,6 +1,7 @@
 //! Options that every subcommand has.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 
@@ -48,6 +49,15 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// Names of files of these options' own that lie in `dir`.
+    pub(crate) fn files_in(&self, dir: &Path) -> Vec<OsString> {
+        let log = self.log_file.as_ref().map(|name| dir.join(name));
+        let log = log.filter(|path| path.parent() == Some(dir));
+        log.and_then(|path| path.file_name().map(OsString::from))
+            .into_iter()
+            .collect()
+    }
+
     /// The verbosity asked for.
     pub(crate) fn level(&self) -> u8 {
         const DEFAULT: u8 = 2;

@@ -89,6 +89,7 @@ impl DumpArgs {
             timeout: Duration::from_secs(self.timeout),
             risk_seccomp: self.risk_seccomp,
             threads: self.threads.map(usize::from),
+            beside: common.files_in(&self.images_dir),
             observer: common.observer(),
             cancel: Cancel::new(),
         }
