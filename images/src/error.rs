@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::check::CheckError;
 use crate::codec::CodecError;
 use crate::envelope::EnvelopeError;
 use crate::manifest::ManifestError;
@@ -97,6 +98,15 @@ pub enum ReadError {
         /// Why.
         #[source]
         source: SectionError,
+    },
+    /// The metadata makes no sense.
+    #[error("check {}", .path.display())]
+    Check {
+        /// The file.
+        path: PathBuf,
+        /// What does not.
+        #[source]
+        source: CheckError,
     },
     /// Page contents are damaged.
     #[error("read {}: bytes {offset} to {end}: checksum does not match", .path.display())]
@@ -230,6 +240,15 @@ pub enum WriteError {
         /// Files described.
         described: usize,
     },
+    /// The metadata makes no sense: a reader would refuse it.
+    #[error("write image {}", .dir.display())]
+    Check {
+        /// The directory.
+        dir: PathBuf,
+        /// What does not.
+        #[source]
+        source: CheckError,
+    },
     /// What was written does not read back.
     #[error("read back what was written")]
     ReadBack(#[source] Box<ReadError>),
@@ -244,6 +263,9 @@ impl WriteError {
             }
             WriteError::NotEmpty { .. } => Some("give an empty or a new directory"),
             WriteError::Busy { .. } => Some("wait for it, or give another directory"),
+            WriteError::Check { .. } | WriteError::ReadBack(_) => {
+                Some("this is a defect of icecore: please report it")
+            }
             WriteError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull => Some("free space there, or give another directory"),
                 io::ErrorKind::QuotaExceeded => Some("the disk quota is used up"),

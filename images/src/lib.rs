@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod check;
 pub mod checkpoint;
 mod codec;
 pub mod creds;
@@ -43,6 +44,7 @@ pub mod timerfd;
 pub mod timers;
 
 pub use bytes::ByteString;
+pub use check::CheckError;
 pub use checkpoint::Checkpoint;
 pub use codec::CodecError;
 pub use error::{ReadError, WriteError};

@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::codec;
 use crate::envelope::{ENVELOPE_SIZE, EnvelopeError, Header, ImageId, Kind};
 use crate::error::ReadError;
-use crate::manifest::{MANIFEST, Manifest, ManifestEntry};
+use crate::manifest::{MANIFEST, Manifest, ManifestEntry, OBJECTS};
 use crate::objects;
 use crate::os;
 use crate::page_reader::PageReader;
@@ -44,6 +44,10 @@ impl Image {
         let (header, manifest) = read_manifest(dir, manifest_name)?;
         let Header { id, version, .. } = header;
         let checkpoint = read_objects(dir, id, &manifest)?;
+        if let Err(source) = checkpoint.check() {
+            let path = dir.join(OBJECTS);
+            return Err(ReadError::Check { path, source });
+        }
         let problem = manifest.check_page_files(&checkpoint.page_files).err();
         if let Some(problem) = problem {
             let path = dir.join(manifest_name);

@@ -148,6 +148,7 @@ impl ImageWriter {
     pub fn commit(mut self, checkpoint: &Checkpoint) -> Result<Committed, WriteError> {
         let start = Instant::now();
         let mut sync = Duration::ZERO;
+        self.check(checkpoint)?;
         self.check_page_files(checkpoint)?;
         let objects = self.seal_objects(checkpoint)?;
         let manifest = manifest(&objects, checkpoint);
@@ -172,6 +173,13 @@ impl ImageWriter {
             write: start.elapsed().saturating_sub(sync),
             sync,
         })
+    }
+
+    fn check(&self, checkpoint: &Checkpoint) -> Result<(), WriteError> {
+        let dir = || self.directory.path.clone();
+        checkpoint
+            .check()
+            .map_err(|source| WriteError::Check { dir: dir(), source })
     }
 
     fn check_page_files(&self, checkpoint: &Checkpoint) -> Result<(), WriteError> {
