@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use icecore_images::{ReadError, WriteError};
+
 use crate::blocker::{Blocker, Obstacle};
 use crate::tracer::freeze::InjectError;
 
@@ -43,7 +45,7 @@ pub enum DumpError {
         #[source]
         source: std::io::Error,
     },
-    /// The image could not be written.
+    /// A file could not be written.
     #[error("dump: write {}", .path.display())]
     Write {
         /// The file.
@@ -52,6 +54,9 @@ pub enum DumpError {
         #[source]
         source: std::io::Error,
     },
+    /// The image could not be written.
+    #[error(transparent)]
+    Image(#[from] WriteError),
 }
 
 /// A restore failed; nothing of it is left behind.
@@ -64,6 +69,9 @@ pub enum RestoreError {
         /// What stands in the way.
         obstacles: Vec<Obstacle>,
     },
+    /// The image could not be read, or is none.
+    #[error(transparent)]
+    Image(#[from] ReadError),
     /// Something of the task could not be made again.
     #[error("restore: rebuild {what}")]
     Rebuild {

@@ -10,8 +10,8 @@ use icecore_images::files::FileKind;
 use icecore_images::ids::*;
 use icecore_images::mm::Backing;
 use icecore_images::pages::{PageExtent, PageSource};
+use icecore_images::seccomp::SeccompState;
 use icecore_images::task::RunState;
-use icecore_images::thread::SeccompState;
 
 type Change = fn(&mut Checkpoint);
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use icecore_images::ReadError;
 use serde::Serialize;
 
 use crate::blocker::{Blocker, Obstacle, Place};
@@ -20,6 +21,9 @@ pub enum CliError {
     /// A restore failed.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// An image could not be read.
+    #[error(transparent)]
+    Image(#[from] ReadError),
     /// Known, but not there yet.
     #[error("{name} is not supported yet")]
     NotYet {
@@ -129,6 +133,10 @@ impl CliError {
             }
             CliError::ConfigLine { .. } | CliError::Config { .. } => {
                 Some("--no-default-config goes without default options".to_owned())
+            }
+            CliError::Dump(DumpError::Image(error)) => error.help().map(str::to_owned),
+            CliError::Restore(RestoreError::Image(error)) | CliError::Image(error) => {
+                error.help().map(str::to_owned)
             }
             _ => None,
         }

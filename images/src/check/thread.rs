@@ -6,7 +6,8 @@ use super::{signals, vma, xstate};
 use crate::checkpoint::Checkpoint;
 use crate::prctl::ThreadControls;
 use crate::sched::SchedState;
-use crate::thread::{Registers, SeccompState, ThreadState};
+use crate::seccomp::SeccompState;
+use crate::thread::{Registers, ThreadState};
 
 pub(super) fn check(image: &Checkpoint, thread: &ThreadState) -> Found {
     pid("tid", thread.tid)?;
