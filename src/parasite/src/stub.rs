@@ -1,0 +1,253 @@
+//! The stub: runs a script inside a living target and leads home by itself,
+//! with or without a tracer, from every one of its instructions.
+//!
+//! It lies in the unused tail of the target's vDSO and never writes to it: what
+//! it needs to know are constants behind its code, what it needs to remember is
+//! in registers. It never uses the stack, which may be a goroutine's.
+//!
+//! Road: block all signals → mmap the area → (the tracer puts a script there)
+//! → run the script → (the tracer fetches it) → munmap the area → where a
+//! system call was interrupted, ask ppoll whether a signal must interrupt it →
+//! signal mask → flags, registers → jump to where the target was.
+
+use core::mem::{offset_of, size_of};
+
+core::arch::global_asm!(
+    run_script!(),
+    r#"
+    // Home: constants into all registers, \rax being one constant's offset and
+    // \rip another's.
+    .macro ICECORE_HOME rax, rip
+        mov     rdi, [rip + icecore_stub_constants + {home} + 0]
+        mov     rsi, [rip + icecore_stub_constants + {home} + 8]
+        mov     rdx, [rip + icecore_stub_constants + {home} + 16]
+        mov     rcx, [rip + icecore_stub_constants + {home} + 24]
+        mov     rbx, [rip + icecore_stub_constants + {home} + 32]
+        mov     rbp, [rip + icecore_stub_constants + {home} + 40]
+        mov     r8,  [rip + icecore_stub_constants + {home} + 48]
+        mov     r9,  [rip + icecore_stub_constants + {home} + 56]
+        mov     r10, [rip + icecore_stub_constants + {home} + 64]
+        mov     r11, [rip + icecore_stub_constants + {home} + 72]
+        mov     r12, [rip + icecore_stub_constants + {home} + 80]
+        mov     r13, [rip + icecore_stub_constants + {home} + 88]
+        mov     r14, [rip + icecore_stub_constants + {home} + 96]
+        mov     r15, [rip + icecore_stub_constants + {home} + 104]
+        // Direction, then overflow (0x7f + 1 overflows, 0 + 1 does not), then
+        // the five flags that sahf sets without touching those two.
+        cld
+        test    byte ptr [rip + icecore_stub_constants + {home_flags} + 1], 4
+        jz      213f
+        std
+    213:
+        mov     al, [rip + icecore_stub_constants + {overflow}]
+        add     al, 1
+        mov     ah, [rip + icecore_stub_constants + {home_flags}]
+        sahf
+        mov     rax, [rip + icecore_stub_constants + \rax]
+        jmp     [rip + icecore_stub_constants + \rip]
+    .endm
+
+    .pushsection .rodata.icecore_stub, "a", @progbits
+    .balign 16
+    .globl  icecore_stub_start
+    .hidden icecore_stub_start
+    .globl  icecore_stub_mapped
+    .hidden icecore_stub_mapped
+    .globl  icecore_stub_unmap
+    .hidden icecore_stub_unmap
+    .globl  icecore_stub_constants
+    .hidden icecore_stub_constants
+    icecore_stub_start:
+        .ascii  "icecore stub 1\0\0"
+        // rt_sigprocmask(SIG_SETMASK, all, NULL, 8)
+        mov     eax, 14
+        mov     edi, 2
+        lea     rsi, [rip + icecore_stub_constants + {all_signals}]
+        xor     edx, edx
+        mov     r10d, 8
+        syscall
+        // mmap(NULL, len, READ|WRITE, PRIVATE|ANONYMOUS, -1, 0)
+        mov     eax, 9
+        xor     edi, edi
+        mov     rsi, [rip + icecore_stub_constants + {area_len}]
+        mov     edx, 3
+        mov     r10d, 0x22
+        mov     r8, -1
+        xor     r9d, r9d
+        syscall
+    icecore_stub_mapped:
+        cmp     rax, -4095
+        jae     226f
+        mov     rbx, rax
+        ICECORE_RUN_SCRIPT 225f
+    225:
+        // munmap(area, len)
+        mov     eax, 11
+        mov     rdi, rbx
+        mov     rsi, [rip + icecore_stub_constants + {area_len}]
+        syscall
+    icecore_stub_unmap:
+    226:
+        xor     r15d, r15d
+        test    byte ptr [rip + icecore_stub_constants + {ask}], 1
+        jz      227f
+        // ppoll(NULL, 0, {{0, 0}}, interrupting, 8)
+        mov     eax, 271
+        xor     edi, edi
+        xor     esi, esi
+        lea     rdx, [rip + icecore_stub_constants + {no_time}]
+        lea     r10, [rip + icecore_stub_constants + {ask_mask}]
+        mov     r8d, 8
+        syscall
+        mov     r15, rax
+    227:
+        // rt_sigprocmask(SIG_SETMASK, original, NULL, 8)
+        mov     eax, 14
+        mov     edi, 2
+        lea     rsi, [rip + icecore_stub_constants + {signal_mask}]
+        xor     edx, edx
+        mov     r10d, 8
+        syscall
+        cmp     r15, -4
+        je      228f
+        ICECORE_HOME {home_rax}, {home_rip}
+    228:
+        ICECORE_HOME {eintr_rax}, {eintr_rip}
+    .balign 8
+    icecore_stub_constants:
+    .popsection
+    .purgem ICECORE_RUN_SCRIPT
+    "#,
+    all_signals = const offset_of!(StubConstants, all_signals),
+    area_len = const offset_of!(StubConstants, area_len),
+    ask = const offset_of!(StubConstants, ask),
+    ask_mask = const offset_of!(StubConstants, ask_mask),
+    no_time = const offset_of!(StubConstants, no_time),
+    signal_mask = const offset_of!(StubConstants, signal_mask),
+    overflow = const offset_of!(StubConstants, overflow),
+    home = const offset_of!(StubConstants, home),
+    home_flags = const offset_of!(StubConstants, home) + offset_of!(Home, flags),
+    home_rax = const offset_of!(StubConstants, home) + offset_of!(Home, rax),
+    home_rip = const offset_of!(StubConstants, home) + offset_of!(Home, rip),
+    eintr_rax = const offset_of!(StubConstants, eintr_rax),
+    eintr_rip = const offset_of!(StubConstants, eintr_rip),
+);
+
+/// First bytes of a stub, by which one left by a killed run is recognised.
+pub const STUB_MAGIC: [u8; 16] = *b"icecore stub 1\0\0";
+
+/// What the stub knows; all words little-endian.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StubConstants {
+    /// The mask that blocks everything.
+    pub all_signals: u64,
+    /// Bytes of the area, whole pages.
+    pub area_len: u64,
+    /// 1: ask ppoll on the way home whether a signal must interrupt the call.
+    pub ask: u64,
+    /// Signals to keep blocked while asking.
+    pub ask_mask: u64,
+    /// A `timespec` of zero.
+    pub no_time: [u64; 2],
+    /// The target's signal mask.
+    pub signal_mask: u64,
+    /// 0x7f where the overflow flag is set at home, else 0.
+    pub overflow: u64,
+    /// Registers at home.
+    pub home: Home,
+    /// `rax` at home where a signal interrupted the call.
+    pub eintr_rax: u64,
+    /// `rip` at home where a signal interrupted the call.
+    pub eintr_rip: u64,
+    /// A `timespec` for a call that is issued again with the time that remains.
+    pub timeout: [u64; 2],
+}
+
+/// General registers that the stub restores; `rsp` never changes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Home {
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rax: u64,
+    pub rip: u64,
+    pub flags: u64,
+}
+
+const _: () = assert!(offset_of!(Home, r15) == 104);
+const _: () = assert!(size_of::<StubConstants>() == 232);
+
+impl StubConstants {
+    /// The constants as they lie in memory.
+    pub fn to_bytes(&self) -> [u8; size_of::<StubConstants>()] {
+        // SAFETY: repr(C), only u64 fields: no padding, every byte is set.
+        unsafe { core::mem::transmute_copy(self) }
+    }
+}
+
+/// Places in the stub, in bytes from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StubLayout {
+    /// Where it is entered.
+    pub entry: u64,
+    /// The instruction after its mmap.
+    pub mapped: u64,
+    /// The instruction after its munmap.
+    pub unmapped: u64,
+    /// Its constants.
+    pub constants: u64,
+    /// Its length, constants included.
+    pub len: u64,
+}
+
+unsafe extern "C" {
+    static icecore_stub_start: u8;
+    static icecore_stub_mapped: u8;
+    static icecore_stub_unmap: u8;
+    static icecore_stub_constants: u8;
+}
+
+/// The stub's code, position-independent; its [`StubConstants`] follow it.
+pub fn stub() -> &'static [u8] {
+    let start = &raw const icecore_stub_start;
+    // SAFETY: the labels delimit one run of read-only bytes in this program.
+    unsafe { core::slice::from_raw_parts(start, stub_layout().constants as usize) }
+}
+
+/// Where things are in the stub.
+pub fn stub_layout() -> StubLayout {
+    let offset = |label: *const u8| label as u64 - &raw const icecore_stub_start as u64;
+    let constants = offset(&raw const icecore_stub_constants);
+    StubLayout {
+        entry: STUB_MAGIC.len() as u64,
+        mapped: offset(&raw const icecore_stub_mapped),
+        unmapped: offset(&raw const icecore_stub_unmap),
+        constants,
+        len: constants + size_of::<StubConstants>() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stub_fits_into_the_tail_of_the_vdso() {
+        assert_eq!(stub()[..16], STUB_MAGIC);
+        assert!(stub_layout().len < 1024, "{:?}", stub_layout());
+    }
+}
