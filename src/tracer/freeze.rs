@@ -1,16 +1,38 @@
 //! A frozen forest of tasks.
+//!
+//! Freezing is PTRACE_SEIZE and PTRACE_INTERRUPT for every thread, the list of
+//! threads read again until nothing new appears. A frozen thread stands at a
+//! PTRACE_EVENT_STOP with its own registers and signal mask, always, except
+//! while [`FrozenTask::run`] is at work; if icecore dies, the kernel lets it go
+//! from there and it notices nothing.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use icecore_images::thread::Registers;
+use icecore_images::thread::{Registers, Rseq, SyscallUserDispatch};
 
-use super::script::{Outcome, Script, ScriptError};
+use super::asleep::{self, Asleep};
+use super::interrupted;
+use super::memory::Memory;
+use super::peek;
+use super::ptrace::{Running, Stop, Stopped, TraceError};
+use super::refuse::{self, Refusal};
+use super::rseq;
+use super::stub::StubPlace;
+use crate::kernel::stat::Stat;
+
+pub use super::inject::InjectError;
 
 /// The target, frozen. Dropping it lets everything go on unharmed.
 #[derive(Debug)]
 pub struct Frozen {
     /// Tasks, the root first, parents before children.
     pub tasks: Vec<FrozenTask>,
+    /// When the first thread was seized.
+    pub since: Instant,
+    /// From then until everything stood still.
+    pub freezing: Duration,
 }
 
 /// A frozen task.
@@ -22,6 +44,8 @@ pub struct FrozenTask {
     pub stopped: Option<u32>,
     /// Its live threads, the leader first where it is alive.
     pub threads: Vec<FrozenThread>,
+    pub(super) memory: Memory,
+    pub(super) stub: Option<StubPlace>,
 }
 
 /// A frozen thread.
@@ -29,33 +53,385 @@ pub struct FrozenTask {
 pub struct FrozenThread {
     /// Thread id.
     pub tid: u32,
-    /// Registers at the freeze, raw.
+    /// Registers at the freeze: raw, but for two things. A thread caught
+    /// inside an rseq critical section is at its abort handler, and a call
+    /// that the freeze would end with EINTR is one that the kernel restarts.
     pub registers: Registers,
     /// How long it had been asleep in a system call, where it was and
     /// that could be read before the freeze.
     pub slept: Option<Duration>,
+    /// The call it was asleep in before the freeze.
+    pub(super) asleep: Option<Asleep>,
+    pub(super) frozen_at: Instant,
+    pub(super) mask: u64,
+    /// `None` only while it is being let go.
+    pub(super) stopped: Option<Stopped>,
+    /// Something went wrong inside the stub, which will lead home by itself.
+    pub(super) astray: bool,
 }
 
-/// Why a script could not be run inside a task, or did not succeed.
+/// Why a task could not be frozen. Everything goes on as before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InjectError {
-    /// A call of the script failed.
-    #[error("inside thread {tid}")]
-    Script {
-        /// The thread.
+pub enum FreezeError {
+    /// It is none that could be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Some threads would not stop.
+    #[error(
+        "thread {tid} did not stop within {} s: {why}",
+        .limit.as_secs_f32()
+    )]
+    Timeout {
+        /// The first of them.
         tid: u32,
-        /// The call.
+        /// The limit.
+        limit: Duration,
+        /// What it was doing.
+        why: String,
+    },
+    /// It ended meanwhile.
+    #[error("pid {pid} ended while it was being frozen")]
+    Ended {
+        /// The task.
+        pid: u32,
+    },
+    /// ptrace failed.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// /proc could not be read.
+    #[error("read /proc/{pid}/{file}")]
+    Proc {
+        /// The task or thread.
+        pid: u32,
+        /// The file.
+        file: &'static str,
+        /// Why.
         #[source]
-        source: ScriptError,
+        source: std::io::Error,
     },
 }
 
+impl Frozen {
+    /// Freezes the task `pid` with all its threads within `limit`.
+    ///
+    /// The calling thread is the tracer: the task goes on when it ends.
+    pub fn freeze(pid: u32, limit: Duration) -> Result<Self, FreezeError> {
+        refuse::check(pid)?;
+        let since = Instant::now();
+        let task = FrozenTask::freeze(pid, since, limit)?;
+        Ok(Self {
+            tasks: vec![task],
+            since,
+            freezing: since.elapsed(),
+        })
+    }
+
+    /// Lets everything go on.
+    pub fn resume(self) -> Result<(), TraceError> {
+        for task in self.tasks {
+            task.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves everything stopped as by SIGSTOP.
+    pub fn leave_stopped(self) -> Result<(), TraceError> {
+        for task in &self.tasks {
+            // A task that stands already stays so.
+            if task.stopped.is_none() {
+                signal_task(task.pid, libc::SIGSTOP)?;
+            }
+        }
+        self.resume()
+    }
+
+    /// Ends everything and waits until it has ended.
+    pub fn kill(self) -> Result<(), TraceError> {
+        for task in &self.tasks {
+            signal_task(task.pid, libc::SIGKILL)?;
+        }
+        for mut task in self.tasks {
+            for thread in std::mem::take(&mut task.threads) {
+                thread.reap();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn signal_task(pid: u32, signal: i32) -> Result<(), TraceError> {
+    // SAFETY: kill touches no memory.
+    if unsafe { libc::kill(pid as libc::pid_t, signal) } == 0 {
+        return Ok(());
+    }
+    Err(TraceError::Request {
+        request: "kill",
+        tid: pid,
+        source: std::io::Error::last_os_error(),
+    })
+}
+
 impl FrozenTask {
-    /// Runs `script` inside the task, on its thread number `thread`, with
-    /// everything put back afterwards.
-    pub fn run(&mut self, thread: usize, script: &Script) -> Result<Outcome, InjectError> {
-        let _ = (thread, script);
-        unimplemented!("injection")
+    fn freeze(pid: u32, since: Instant, limit: Duration) -> Result<Self, FreezeError> {
+        let deadline = since + limit;
+        let mut stopped = BTreeMap::new();
+        let mut group_stop = None;
+        loop {
+            let asleep = asleep::read(&new_threads(pid, &stopped)?);
+            if asleep.is_empty() {
+                break;
+            }
+            let seized = seize_all(asleep)?;
+            for (running, asleep) in seized {
+                let Some((thread, stop)) = await_stop(running, asleep, deadline, limit)? else {
+                    continue;
+                };
+                group_stop = group_stop.or(stop);
+                stopped.insert(thread.tid, thread);
+            }
+        }
+        let mut threads: Vec<_> = stopped.into_values().collect();
+        threads.sort_by_key(|t| (t.tid != pid, t.tid));
+        let Some(first) = threads.first() else {
+            return Err(FreezeError::Ended { pid });
+        };
+        let memory = Memory::open(first.tid).map_err(|source| FreezeError::Proc {
+            pid: first.tid,
+            file: "mem",
+            source,
+        })?;
+        let mut task = Self {
+            pid,
+            stopped: group_stop,
+            threads,
+            memory,
+            stub: None,
+        };
+        refuse::check_frozen(&task)?;
+        task.leave_old_stub(deadline, limit)?;
+        for thread in &mut task.threads {
+            rseq::abort_section(thread, &task.memory)?;
+        }
+        Ok(task)
+    }
+
+    /// A directory of /proc through which the whole task can be read, even
+    /// where its leader has ended (`/proc/PID/task/TID`).
+    pub fn proc_dir(&self) -> PathBuf {
+        let tid = self.threads.first().map_or(self.pid, |t| t.tid);
+        PathBuf::from(format!("/proc/{}/task/{tid}", self.pid))
+    }
+
+    /// Whether the thread-group leader has ended.
+    pub fn leader_is_gone(&self) -> bool {
+        self.threads.first().is_none_or(|t| t.tid != self.pid)
+    }
+
+    /// Reads the task's memory, honouring page protection where it can
+    /// (process_vm_readv) and forcing it elsewhere (/proc/PID/mem).
+    pub fn read_memory(&self, address: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.memory.read(address, buffer)
+    }
+
+    fn resume(mut self) -> Result<(), TraceError> {
+        self.wipe_stub();
+        for thread in std::mem::take(&mut self.threads) {
+            match thread.resume() {
+                // It was killed while it was frozen.
+                Err(e) if e.is_gone() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FrozenTask {
+    fn drop(&mut self) {
+        self.wipe_stub();
+    }
+}
+
+/// Threads of the task that have not been stopped yet and have not ended.
+fn new_threads(pid: u32, known: &BTreeMap<u32, FrozenThread>) -> Result<Vec<u32>, FreezeError> {
+    let proc_error = |source| FreezeError::Proc {
+        pid,
+        file: "task",
+        source,
+    };
+    let entries = match std::fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(FreezeError::Ended { pid });
+        }
+        other => other.map_err(proc_error)?,
+    };
+    let mut new = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(proc_error)?.file_name();
+        let tid = name.to_str().and_then(|n| n.parse().ok());
+        if let Some(tid) = tid.filter(|tid| !known.contains_key(tid) && is_alive(*tid)) {
+            new.push(tid);
+        }
+    }
+    Ok(new)
+}
+
+fn is_alive(tid: u32) -> bool {
+    Stat::read(tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Seizes and interrupts all, before any is waited for.
+fn seize_all(
+    asleep: Vec<(u32, Option<Asleep>)>,
+) -> Result<Vec<(Running, Option<Asleep>)>, FreezeError> {
+    let mut seized = Vec::with_capacity(asleep.len());
+    for (tid, asleep) in asleep {
+        let running = match Running::seize(tid, 0) {
+            Ok(running) => running,
+            Err(e) if e.is_gone() => continue,
+            // EPERM is also what a thread that has just ended gives.
+            Err(e) if is_alive(tid) => return Err(refuse::seize_error(tid, e).into()),
+            Err(_) => continue,
+        };
+        match running.interrupt() {
+            Err(e) if !e.is_gone() => return Err(e.into()),
+            _ => seized.push((running, asleep)),
+        }
+    }
+    Ok(seized)
+}
+
+/// Waits until a thread stands still; `None` where it has ended.
+fn await_stop(
+    running: Running,
+    asleep: Option<Asleep>,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<Option<(FrozenThread, Option<u32>)>, FreezeError> {
+    let tid = running.tid();
+    let mut running = running;
+    loop {
+        let (stopped, stop) = match running.wait_until(deadline) {
+            Ok(Ok(stopped)) => stopped,
+            Ok(Err(_)) => {
+                let why = asleep::describe(tid);
+                return Err(FreezeError::Timeout { tid, limit, why });
+            }
+            Err(e) if e.is_gone() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        match stop {
+            Stop::Event { group_stop } => {
+                return match FrozenThread::new(stopped, asleep) {
+                    Ok(thread) => Ok(Some((thread, group_stop))),
+                    Err(e) if e.is_gone() => Ok(None),
+                    Err(e) => Err(e.into()),
+                };
+            }
+            // It was about to get a signal when it was seized: it gets it, and
+            // stops again.
+            Stop::Signal(signal) => match stopped.resume(super::ptrace::Resume::Cont(signal)) {
+                Ok(again) => running = again,
+                Err(e) if e.is_gone() => return Ok(None),
+                Err(e) => return Err(e.into()),
+            },
+            Stop::Syscall | Stop::Other(_) => {
+                return Err(TraceError::Unexpected { tid, stop }.into());
+            }
+        }
+    }
+}
+
+impl FrozenThread {
+    pub(super) fn new(mut stopped: Stopped, asleep: Option<Asleep>) -> Result<Self, TraceError> {
+        let frozen_at = Instant::now();
+        let mut registers = stopped.registers()?;
+        let mask = peek::signal_mask(stopped.tid()).map_err(|source| TraceError::Request {
+            request: "getsigmask",
+            tid: stopped.tid(),
+            source,
+        })?;
+        let asleep = asleep.filter(|a| a.is_call_of(&registers));
+        if interrupted::undo_eintr(&mut registers) {
+            stopped.set_registers(&registers)?;
+        }
+        Ok(Self {
+            tid: stopped.tid(),
+            registers,
+            slept: asleep.as_ref().and_then(|a| a.slept(frozen_at)),
+            asleep,
+            frozen_at,
+            mask,
+            stopped: Some(stopped),
+            astray: false,
+        })
+    }
+
+    /// The whole XSAVE area in standard format.
+    pub fn xstate(&self) -> std::io::Result<Vec<u8>> {
+        peek::xstate(self.tid)
+    }
+
+    /// Blocked signals; for a thread inside sigsuspend, ppoll and their like
+    /// those that will be blocked after the call.
+    pub fn signal_mask(&self) -> u64 {
+        self.mask
+    }
+
+    /// Queued signals, its own or (`shared`) its task's, in queue order.
+    pub fn pending(&self, shared: bool) -> std::io::Result<Vec<[u8; 128]>> {
+        peek::queued_signals(self.tid, shared)
+    }
+
+    /// The registered rseq area.
+    pub fn rseq(&self) -> std::io::Result<Option<Rseq>> {
+        peek::rseq(self.tid)
+    }
+
+    /// Syscall user dispatch, if it is on.
+    pub fn syscall_user_dispatch(&self) -> std::io::Result<Option<SyscallUserDispatch>> {
+        peek::syscall_user_dispatch(self.tid)
+    }
+
+    /// Seccomp filter number `index`, the one installed first being 0, and
+    /// its flags; `None` past the last.
+    pub fn seccomp_filter(
+        &self,
+        index: usize,
+    ) -> std::io::Result<Option<(Vec<peek::SockFilter>, u64)>> {
+        peek::seccomp_filter(self.tid, index)
+    }
+
+    /// Lets it go. A wait that the freeze cut short goes on with what remains
+    /// of it now.
+    fn resume(mut self) -> Result<(), TraceError> {
+        let Some(mut stopped) = self.stopped.take() else {
+            return Ok(());
+        };
+        if !self.astray
+            && let Some(registers) = interrupted::with_time_left_now(&self)
+        {
+            stopped.set_registers(&registers)?;
+        }
+        stopped.detach(0)
+    }
+
+    /// Waits until it, killed, has ended, and lets its parent know.
+    fn reap(mut self) {
+        self.stopped = None;
+        // SAFETY: no status is asked for.
+        while unsafe { libc::waitpid(self.tid as i32, std::ptr::null_mut(), libc::__WALL) } == -1
+            && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+        {}
+    }
+}
+
+impl Drop for FrozenThread {
+    fn drop(&mut self) {
+        if let Some(stopped) = self.stopped.take() {
+            // It can only fail because the thread has ended.
+            let _ = stopped.detach(0);
+        }
     }
 }

@@ -1,8 +1,19 @@
 //! ptrace as we use it: typed tracees, freezing, injection, scripts.
 
+mod asleep;
+pub mod fault;
 pub mod freeze;
+pub mod inject;
+pub mod interrupted;
+pub mod memory;
 pub mod peek;
+pub mod ptrace;
+pub mod refuse;
+mod rseq;
 pub mod script;
+pub mod stub;
+mod timeout;
 
-pub use freeze::{Frozen, FrozenTask, FrozenThread};
+pub use freeze::{FreezeError, Frozen, FrozenTask, FrozenThread};
+pub use inject::InjectError;
 pub use script::{Arg, Buffer, Call, Outcome, Script, ScriptError};

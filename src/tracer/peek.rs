@@ -7,6 +7,8 @@ use std::io;
 
 use icecore_images::thread::{Rseq, SyscallUserDispatch};
 
+use super::fault;
+
 // Requests and note types that the libc crate lacks.
 const PTRACE_PEEKSIGINFO: u32 = 0x4209;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
@@ -27,6 +29,7 @@ const BATCH: usize = 32;
 /// One ptrace request whose `data` points at `data` and whose `addr` is a
 /// number.
 fn request(req: u32, tid: u32, addr: usize, data: &mut [u8]) -> io::Result<usize> {
+    fault::point(fault::Kind::Ptrace);
     // SAFETY: every request used here reads or writes at `data` only, and no
     // more bytes than the caller has sized the slice for: the size is given
     // in `addr` or in the structure itself, or is fixed by the request.

@@ -4,6 +4,8 @@
 //! All waits leave the status where it is (WNOWAIT): if we die between a wait
 //! and what follows it, a signal about to be delivered is not lost.
 //!
+//! What can only be read of a stopped thread is in [`super::peek`].
+//!
 //! ptrace belongs to the thread that attached: when that thread ends, its
 //! tracees are let go. Both types are therefore not `Send`.
 
@@ -12,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use icecore_images::thread::{Registers, Rseq, SyscallUserDispatch};
+use icecore_images::thread::Registers;
 
 use super::fault;
 
@@ -145,26 +147,10 @@ const SETOPTIONS: Request = Request(libc::PTRACE_SETOPTIONS, "setoptions");
 const GETEVENTMSG: Request = Request(libc::PTRACE_GETEVENTMSG, "geteventmsg");
 const GETREGS: Request = Request(libc::PTRACE_GETREGS, "getregs");
 const SETREGS: Request = Request(libc::PTRACE_SETREGS, "setregs");
-const GETREGSET: Request = Request(libc::PTRACE_GETREGSET, "getregset");
 const SETREGSET: Request = Request(libc::PTRACE_SETREGSET, "setregset");
-const GETSIGMASK: Request = Request(libc::PTRACE_GETSIGMASK, "getsigmask");
 const SETSIGMASK: Request = Request(libc::PTRACE_SETSIGMASK, "setsigmask");
-const PEEKSIGINFO: Request = Request(libc::PTRACE_PEEKSIGINFO, "peeksiginfo");
 const POKEDATA: Request = Request(libc::PTRACE_POKEDATA, "pokedata");
-const SECCOMP_GET_FILTER: Request = Request(0x420c, "seccomp_get_filter");
-const GET_RSEQ: Request = Request(0x420f, "get_rseq_configuration");
-const SET_SUD: Request = Request(
-    libc::PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG,
-    "set_syscall_user_dispatch_config",
-);
-const GET_SUD: Request = Request(
-    libc::PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
-    "get_syscall_user_dispatch_config",
-);
-
 const NT_X86_XSTATE: u64 = 0x202;
-/// More than any XSAVE area yet: AMX ends at 11008.
-const XSTATE_MAX: usize = 32 * 1024;
 
 impl Running {
     /// PTRACE_SEIZE. The thread goes on running. `options` are PTRACE_O_*;
@@ -303,18 +289,6 @@ impl Stopped {
         raw(SETREGS, self.tid, 0, words.as_ptr() as u64).map(drop)
     }
 
-    /// The whole XSAVE area (NT_X86_XSTATE), in standard format.
-    pub fn xstate(&self) -> Result<Vec<u8>, TraceError> {
-        let mut area = vec![0u8; XSTATE_MAX];
-        let mut iov = libc::iovec {
-            iov_base: area.as_mut_ptr().cast(),
-            iov_len: area.len(),
-        };
-        raw(GETREGSET, self.tid, NT_X86_XSTATE, &raw mut iov as u64)?;
-        area.truncate(iov.iov_len);
-        Ok(area)
-    }
-
     /// Sets the XSAVE area.
     pub fn set_xstate(&mut self, area: &[u8]) -> Result<(), TraceError> {
         let iov = libc::iovec {
@@ -324,126 +298,15 @@ impl Stopped {
         raw(SETREGSET, self.tid, NT_X86_XSTATE, &raw const iov as u64).map(drop)
     }
 
-    /// Blocked signals; for a thread inside sigsuspend, ppoll and their like,
-    /// those that will be blocked after the call.
-    pub fn signal_mask(&self) -> Result<u64, TraceError> {
-        let mut mask = 0u64;
-        raw(GETSIGMASK, self.tid, 8, &raw mut mask as u64)?;
-        Ok(mask)
-    }
-
     /// Sets the blocked signals (SIGKILL and SIGSTOP are ignored).
     pub fn set_signal_mask(&mut self, mask: u64) -> Result<(), TraceError> {
         raw(SETSIGMASK, self.tid, 8, &raw const mask as u64).map(drop)
-    }
-
-    /// Queued signals, the thread's own or (`shared`) its task's, in order.
-    pub fn pending(&self, shared: bool) -> Result<Vec<[u8; 128]>, TraceError> {
-        #[repr(C)]
-        struct Args {
-            off: u64,
-            flags: u32,
-            nr: i32,
-        }
-        let mut pending = Vec::new();
-        loop {
-            let mut batch = [[0u8; 128]; 32];
-            let args = Args {
-                off: pending.len() as u64,
-                flags: u32::from(shared),
-                nr: batch.len() as i32,
-            };
-            let args = &raw const args as u64;
-            let n = raw(PEEKSIGINFO, self.tid, args, batch.as_mut_ptr() as u64)? as usize;
-            pending.extend_from_slice(&batch[..n]);
-            if n < batch.len() {
-                return Ok(pending);
-            }
-        }
-    }
-
-    /// The registered rseq area, if any.
-    pub fn rseq(&self) -> Result<Option<Rseq>, TraceError> {
-        #[repr(C)]
-        #[derive(Default)]
-        struct Configuration {
-            address: u64,
-            len: u32,
-            signature: u32,
-            flags: u32,
-            pad: u32,
-        }
-        let mut c = Configuration::default();
-        let len = size_of::<Configuration>() as u64;
-        raw(GET_RSEQ, self.tid, len, &raw mut c as u64)?;
-        Ok((c.address != 0).then_some(Rseq {
-            address: c.address,
-            len: c.len,
-            signature: c.signature,
-            flags: c.flags,
-        }))
-    }
-
-    /// Syscall user dispatch, if it is on; `None` also from a kernel that does
-    /// not tell (before 6.4).
-    pub fn syscall_user_dispatch(&self) -> Result<Option<SyscallUserDispatch>, TraceError> {
-        let mut c = [0u64; 4];
-        match raw(GET_SUD, self.tid, 32, c.as_mut_ptr() as u64) {
-            Ok(_) => {}
-            Err(TraceError::Request { source, .. })
-                if source.raw_os_error() == Some(libc::EIO) =>
-            {
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        }
-        Ok((c[0] != 0).then_some(SyscallUserDispatch {
-            mode: c[0],
-            selector: c[1],
-            offset: c[2],
-            len: c[3],
-        }))
-    }
-
-    /// Sets syscall user dispatch.
-    pub fn set_syscall_user_dispatch(
-        &mut self,
-        config: &SyscallUserDispatch,
-    ) -> Result<(), TraceError> {
-        let c = [config.mode, config.selector, config.offset, config.len];
-        raw(SET_SUD, self.tid, 32, c.as_ptr() as u64).map(drop)
-    }
-
-    /// The `index`th seccomp filter, the most recently installed first, as
-    /// (code, jt, jf, k); `None` past the last. Needs CAP_SYS_ADMIN.
-    pub fn seccomp_filter(&self, index: u32) -> Result<Option<Vec<Instruction>>, TraceError> {
-        let count = match raw(SECCOMP_GET_FILTER, self.tid, u64::from(index), 0) {
-            Ok(count) => count as usize,
-            Err(TraceError::Request { source, .. })
-                if source.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        };
-        let mut program = vec![[0u8; 8]; count];
-        let data = program.as_mut_ptr() as u64;
-        raw(SECCOMP_GET_FILTER, self.tid, u64::from(index), data)?;
-        Ok(Some(program.iter().map(instruction).collect()))
     }
 
     /// Writes a word, whatever the page's protection says.
     pub fn poke(&mut self, address: u64, word: u64) -> Result<(), TraceError> {
         raw(POKEDATA, self.tid, address, word).map(drop)
     }
-}
-
-/// A classic BPF instruction: code, jt, jf, k.
-pub type Instruction = (u16, u8, u8, u32);
-
-fn instruction(b: &[u8; 8]) -> Instruction {
-    let k = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
-    (u16::from_le_bytes([b[0], b[1]]), b[2], b[3], k)
 }
 
 /// Waits for a stop without consuming it; `None` where it has not stopped and

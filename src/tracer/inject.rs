@@ -1,0 +1,256 @@
+//! Running a script inside a living target, on a road that leads home from
+//! every point at which we could die.
+//!
+//! In: the stub is written; then the registers are set to its entry; then the
+//! signal mask. Out: the thread is interrupted at the stub's munmap, so that it
+//! stands at a PTRACE_EVENT_STOP again; then its signal mask is set; then its
+//! registers, raw. See `icecore_parasite::stub` for the road in between.
+
+use std::io;
+
+use icecore_images::thread::Registers;
+use icecore_parasite::{SCRIPT_HEADER, StubConstants, stub_layout};
+
+use super::freeze::{FrozenTask, FrozenThread};
+use super::interrupted;
+use super::memory::Memory;
+use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
+use super::script::{Outcome, Script, ScriptError};
+use super::stub::{NoPlace, StubPlace};
+
+/// Why a script could not be run inside a task, or did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// A call of the script failed.
+    #[error("inside thread {tid}")]
+    Script {
+        /// The thread.
+        tid: u32,
+        /// The call.
+        #[source]
+        source: ScriptError,
+    },
+    /// The task has no place for the stub.
+    #[error("pid {pid}: no place to run code in")]
+    NoPlace {
+        /// The task.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: NoPlace,
+    },
+    /// The task has no live thread of that number.
+    #[error("pid {pid}: no such thread")]
+    NoThread {
+        /// The task.
+        pid: u32,
+    },
+    /// The task could not map memory for the script.
+    #[error("thread {tid}: map {len} bytes for the parasite")]
+    Map {
+        /// The thread.
+        tid: u32,
+        /// Bytes.
+        len: u64,
+        /// What mmap said: EAGAIN where RLIMIT_MEMLOCK and mlockall(MCL_FUTURE)
+        /// forbid it, ENOMEM for RLIMIT_AS and vm.max_map_count.
+        #[source]
+        source: io::Error,
+    },
+    /// The task could not unmap it again.
+    #[error("thread {tid}: unmap the parasite")]
+    Unmap {
+        /// The thread.
+        tid: u32,
+        /// What munmap said.
+        #[source]
+        source: io::Error,
+    },
+    /// The task's memory could not be reached.
+    #[error("thread {tid}: access the parasite's memory")]
+    Memory {
+        /// The thread.
+        tid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// ptrace failed, or the thread ended.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+}
+
+impl FrozenTask {
+    /// Runs `script` inside the task, on its thread number `thread`, with
+    /// everything put back afterwards.
+    ///
+    /// If icecore dies meanwhile, the script is run to its end and the thread
+    /// goes on as before: a script must leave nothing behind.
+    pub fn run(&mut self, thread: usize, script: &Script) -> Result<Outcome, InjectError> {
+        let pid = self.pid;
+        let place = self
+            .stub_place()
+            .map_err(|source| InjectError::NoPlace { pid, source })?;
+        let frozen = self
+            .threads
+            .get(thread)
+            .ok_or(InjectError::NoThread { pid })?;
+        let len = (SCRIPT_HEADER + script.loaded_len()).next_multiple_of(4096) as u64;
+        let constants = interrupted::way_home(self, frozen, len);
+        self.write_stub(place, &constants)?;
+        let frozen = self
+            .threads
+            .get_mut(thread)
+            .ok_or(InjectError::NoThread { pid })?;
+        frozen.run(&self.memory, place, len, script)
+    }
+}
+
+impl FrozenThread {
+    fn run(
+        &mut self,
+        memory: &Memory,
+        place: StubPlace,
+        len: u64,
+        script: &Script,
+    ) -> Result<Outcome, InjectError> {
+        let tid = self.tid;
+        let stopped = self
+            .stopped
+            .as_mut()
+            .ok_or(TraceError::from(Gone { tid }))?;
+        self.astray = true;
+        enter(stopped, &self.registers, place)?;
+        let result = drive(stopped, memory, place, len, script);
+        if let Err(InjectError::Trace(e)) = result {
+            return Err(e.into());
+        }
+        go_home(stopped, self.mask, &self.registers)?;
+        self.astray = false;
+        result
+    }
+}
+
+fn enter(stopped: &mut Stopped, home: &Registers, place: StubPlace) -> Result<(), TraceError> {
+    const FLAGS: u64 = 0x202;
+    stopped.set_registers(&Registers {
+        rip: place.entry(),
+        orig_rax: u64::MAX,
+        eflags: FLAGS,
+        ..*home
+    })?;
+    stopped.set_signal_mask(u64::MAX)
+}
+
+/// Drives the thread through the stub up to the exit of its munmap.
+fn drive(
+    stopped: &mut Stopped,
+    memory: &Memory,
+    place: StubPlace,
+    len: u64,
+    script: &Script,
+) -> Result<Outcome, InjectError> {
+    let tid = stopped.tid();
+    let area = match map_area(stopped, place)? {
+        Ok(area) => area,
+        Err(source) => return Err(InjectError::Map { tid, len, source }),
+    };
+    let loaded = load(memory, area, script);
+    walk_to(stopped, place.address + stub_layout().unmapped)?;
+    let fetched = loaded.and_then(|()| fetch(memory, area, script));
+    let unmapped = exit_of_call(stopped)?;
+    let bytes = fetched.map_err(|source| InjectError::Memory { tid, source })?;
+    unmapped.map_err(|source| InjectError::Unmap { tid, source })?;
+    script
+        .outcome(bytes)
+        .map_err(|source| InjectError::Script { tid, source })
+}
+
+/// Lets the stub map its area; gives the area's address.
+fn map_area(stopped: &mut Stopped, place: StubPlace) -> Result<io::Result<u64>, TraceError> {
+    walk_to(stopped, place.address + stub_layout().mapped)?;
+    exit_of_call(stopped)
+}
+
+/// Puts the script into the area; its header, which makes the stub run it,
+/// with it.
+fn load(memory: &Memory, area: u64, script: &Script) -> io::Result<()> {
+    let mut bytes = vec![0; SCRIPT_HEADER];
+    bytes[..8].copy_from_slice(&(script.call_count() as u64).to_le_bytes());
+    bytes.extend(script.load(area + SCRIPT_HEADER as u64));
+    memory.force_write(area, &bytes)
+}
+
+fn fetch(memory: &Memory, area: u64, script: &Script) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; script.loaded_len()];
+    memory.read(area + SCRIPT_HEADER as u64, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Goes on to the entry of the system call that returns to `ip`.
+fn walk_to(stopped: &mut Stopped, ip: u64) -> Result<(), TraceError> {
+    loop {
+        next_syscall_stop(stopped)?;
+        if stopped.registers()?.rip == ip {
+            return Ok(());
+        }
+        next_syscall_stop(stopped)?;
+    }
+}
+
+/// From the entry of a system call to its exit; gives what it returned.
+fn exit_of_call(stopped: &mut Stopped) -> Result<io::Result<u64>, TraceError> {
+    next_syscall_stop(stopped)?;
+    let ret = stopped.registers()?.rax as i64;
+    Ok(if (-4095..0).contains(&ret) {
+        Err(io::Error::from_raw_os_error(-ret as i32))
+    } else {
+        Ok(ret as u64)
+    })
+}
+
+/// Goes on to the next entry or exit of a system call. SIGSTOP cannot be
+/// blocked: it is passed on, and the group-stop it brings walked out of; the
+/// task stops when it is let go.
+fn next_syscall_stop(stopped: &mut Stopped) -> Result<(), TraceError> {
+    let mut how = Resume::Syscall(0);
+    loop {
+        how = match stopped.resume_to_stop(how)? {
+            Stop::Syscall => return Ok(()),
+            Stop::Signal(signal) if signal == libc::SIGSTOP as u32 => Resume::Syscall(signal),
+            Stop::Event { .. } => Resume::Syscall(0),
+            stop => {
+                let tid = stopped.tid();
+                return Err(TraceError::Unexpected { tid, stop });
+            }
+        };
+    }
+}
+
+/// From a system-call stop inside the stub to where the thread was frozen.
+fn go_home(stopped: &mut Stopped, mask: u64, home: &Registers) -> Result<(), TraceError> {
+    stopped.interrupt()?;
+    let mut how = Resume::Cont(0);
+    loop {
+        how = match stopped.resume_to_stop(how)? {
+            Stop::Event { .. } => break,
+            Stop::Signal(signal) if signal == libc::SIGSTOP as u32 => Resume::Cont(signal),
+            stop => {
+                let tid = stopped.tid();
+                return Err(TraceError::Unexpected { tid, stop });
+            }
+        };
+    }
+    stopped.set_signal_mask(mask)?;
+    stopped.set_registers(home)
+}
+
+/// The constants of a stub that maps nothing and knows no home yet.
+pub(super) fn constants(len: u64) -> StubConstants {
+    StubConstants {
+        all_signals: u64::MAX,
+        area_len: len,
+        ..StubConstants::default()
+    }
+}

@@ -1,0 +1,163 @@
+//! System calls that the freeze interrupts.
+//!
+//! The kernel marks an interrupted call with an -ERESTART* in `rax` and
+//! restarts it on the way back to user mode, if `orig_rax` still holds its
+//! number. Some calls end with a true EINTR instead; those are marked here as
+//! the kernel marks the others, so that it restarts them too, unless a signal
+//! with a handler is pending.
+
+use icecore_images::thread::{Interrupted, Registers};
+use icecore_parasite::{Home, StubConstants};
+
+use super::freeze::{FrozenTask, FrozenThread};
+use super::inject;
+use super::timeout::{SYS_IO_PGETEVENTS, Timeout};
+use crate::kernel::proc_text;
+
+/// -ERESTARTSYS: restarted, unless a handler without SA_RESTART runs.
+pub const ERESTARTSYS: i64 = -512;
+/// -ERESTARTNOINTR: always restarted.
+pub const ERESTARTNOINTR: i64 = -513;
+/// -ERESTARTNOHAND: restarted, unless a handler runs.
+pub const ERESTARTNOHAND: i64 = -514;
+/// -ERESTART_RESTARTBLOCK: continued by restart_syscall, unless a handler runs.
+pub const ERESTART_RESTARTBLOCK: i64 = -516;
+
+const EINTR: i64 = -(libc::EINTR as i64);
+/// Bytes of the `syscall` instruction.
+const SYSCALL_LEN: u64 = 2;
+
+/// The call that was interrupted and will be restarted, as (number, -ERESTART*).
+pub fn restarted_call(r: &Registers) -> Option<(i64, i64)> {
+    let (nr, ret) = (r.orig_rax as i64, r.rax as i64);
+    let marked = matches!(ret, -514..=-512 | ERESTART_RESTARTBLOCK);
+    (nr >= 0 && marked).then_some((nr, ret))
+}
+
+/// Marks a call that the freeze has ended with EINTR, and that the kernel never
+/// restarts by itself, to be restarted where no handler runs. Says whether it
+/// has changed anything.
+pub(super) fn undo_eintr(r: &mut Registers) -> bool {
+    if r.rax as i64 != EINTR || !never_restarted(r.orig_rax as i64) {
+        return false;
+    }
+    r.rax = ERESTARTNOHAND as u64;
+    true
+}
+
+/// Calls that a stop ends with EINTR: signal(7)'s list, as experiments on 6.18
+/// confirmed it. (The socket calls only with SO_RCVTIMEO or SO_SNDTIMEO.)
+fn never_restarted(nr: i64) -> bool {
+    matches!(
+        nr,
+        libc::SYS_epoll_wait
+            | libc::SYS_epoll_pwait
+            | libc::SYS_epoll_pwait2
+            | libc::SYS_rt_sigtimedwait
+            | libc::SYS_semop
+            | libc::SYS_semtimedop
+            | libc::SYS_io_getevents
+            | SYS_IO_PGETEVENTS
+            | libc::SYS_io_uring_enter
+            | libc::SYS_accept
+            | libc::SYS_accept4
+            | libc::SYS_connect
+            | libc::SYS_read
+            | libc::SYS_readv
+            | libc::SYS_recvfrom
+            | libc::SYS_recvmsg
+            | libc::SYS_recvmmsg
+            | libc::SYS_write
+            | libc::SYS_writev
+            | libc::SYS_sendto
+            | libc::SYS_sendmsg
+            | libc::SYS_sendmmsg
+    )
+}
+
+/// How the call the thread was caught in goes on, for its image.
+pub fn classify(task: &FrozenTask, thread: &FrozenThread) -> Interrupted {
+    let Some((_, mark)) = restarted_call(&thread.registers) else {
+        return Interrupted::No;
+    };
+    match Timeout::of_call(thread, |at| task.memory.read_u64(at).ok()) {
+        Some(timeout) => Interrupted::Timed {
+            remaining_ns: timeout.remaining_at_freeze(thread),
+        },
+        None if mark == ERESTART_RESTARTBLOCK => Interrupted::Timed { remaining_ns: None },
+        None => Interrupted::Reissue,
+    }
+}
+
+/// Registers for a thread whose wait is a number of milliseconds in a register
+/// and is issued again: with what remains of it now.
+pub(super) fn with_time_left_now(thread: &FrozenThread) -> Option<Registers> {
+    let (nr, mark) = restarted_call(&thread.registers)?;
+    if mark != ERESTARTNOHAND || !matches!(nr, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
+        return None;
+    }
+    let left = Timeout::of_call(thread, |_| None)?.remaining_now(thread)?;
+    Some(Registers {
+        r10: left.as_nanos().div_ceil(1_000_000) as u64,
+        ..thread.registers
+    })
+}
+
+/// What the stub has to know to lead this thread home without us.
+pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) -> StubConstants {
+    let r = &thread.registers;
+    let mut constants = StubConstants {
+        signal_mask: thread.mask,
+        overflow: if r.eflags & (1 << 11) != 0 { 0x7f } else { 0 },
+        home: home(r),
+        ..inject::constants(area_len)
+    };
+    if let Some((nr, mark)) = restarted_call(r) {
+        constants.home.rip = r.rip - SYSCALL_LEN;
+        constants.home.rax = match mark {
+            ERESTART_RESTARTBLOCK => libc::SYS_restart_syscall as u64,
+            _ => nr as u64,
+        };
+        constants.eintr_rax = EINTR as u64;
+        constants.eintr_rip = r.rip;
+        let interrupting = interrupting_signals(task, mark) & !thread.mask;
+        constants.ask = u64::from(interrupting != 0);
+        constants.ask_mask = !interrupting;
+    }
+    constants
+}
+
+/// Signals whose handlers end a call with EINTR rather than have it restarted.
+fn interrupting_signals(task: &FrozenTask, mark: i64) -> u64 {
+    let tid = task.threads.first().map_or(task.pid, |t| t.tid);
+    let caught = proc_text::read(tid, "status")
+        .ok()
+        .and_then(|status| proc_text::hex(proc_text::field(&status, "SigCgt")?))
+        .unwrap_or(0);
+    match mark {
+        ERESTARTNOINTR => 0,
+        _ => caught,
+    }
+}
+
+fn home(r: &Registers) -> Home {
+    Home {
+        rdi: r.rdi,
+        rsi: r.rsi,
+        rdx: r.rdx,
+        rcx: r.rcx,
+        rbx: r.rbx,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rax: r.rax,
+        rip: r.rip,
+        flags: r.eflags,
+    }
+}

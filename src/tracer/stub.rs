@@ -1,0 +1,187 @@
+//! Where the stub lies in a target: the unused tail of its vDSO.
+
+use std::time::{Duration, Instant};
+
+use icecore_parasite::{STUB_MAGIC, StubConstants, stub, stub_layout};
+
+use super::freeze::{FreezeError, FrozenTask};
+use super::inject::InjectError;
+use super::ptrace::{Resume, Stop, TraceError};
+use crate::kernel::maps::{self, Area};
+use crate::kernel::vdso::Vdso;
+
+/// A place for the stub.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StubPlace {
+    /// Its first byte.
+    pub(super) address: u64,
+}
+
+impl StubPlace {
+    /// Where a thread enters it.
+    pub(super) fn entry(self) -> u64 {
+        self.address + stub_layout().entry
+    }
+
+    /// Whether `ip` is an instruction of it.
+    fn holds(self, ip: u64) -> bool {
+        (self.address..self.address + stub_layout().constants).contains(&ip)
+    }
+}
+
+/// Why there is no place for the stub.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoPlace {
+    /// There is no vDSO, or it is none we know how to read.
+    #[error("it has no readable vDSO mapped")]
+    NoVdso,
+    /// It has no room.
+    #[error("its vDSO has {room} unused bytes where {needed} are needed")]
+    NoRoom {
+        /// Bytes.
+        room: usize,
+        /// Bytes.
+        needed: usize,
+    },
+    /// Someone else uses the tail.
+    #[error("the tail of its vDSO is in use by something unknown")]
+    InUse,
+}
+
+impl FrozenTask {
+    /// The stub's place, with whatever lies there.
+    fn find_stub_place(&self) -> Result<(StubPlace, bool), NoPlace> {
+        let tid = self.threads.first().map_or(self.pid, |t| t.tid);
+        let areas = maps::read_maps(tid).map_err(|_| NoPlace::NoVdso)?;
+        let vdso = areas
+            .iter()
+            .find(|a| a.name == b"[vdso]")
+            .ok_or(NoPlace::NoVdso)?;
+        let bytes = self.read_area(vdso).ok_or(NoPlace::NoVdso)?;
+        let elf_len = Vdso::parse(&bytes).map_err(|_| NoPlace::NoVdso)?.elf_len;
+        let at = elf_len.next_multiple_of(64);
+        let tail = bytes.get(at..).unwrap_or_default();
+        let needed = stub_layout().len as usize;
+        if tail.len() < needed {
+            let room = tail.len();
+            return Err(NoPlace::NoRoom { room, needed });
+        }
+        let ours = tail.starts_with(&STUB_MAGIC);
+        if !ours && tail.iter().any(|&b| b != 0) {
+            return Err(NoPlace::InUse);
+        }
+        let address = vdso.start + at as u64;
+        Ok((StubPlace { address }, ours))
+    }
+
+    fn read_area(&self, area: &Area) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; area.len() as usize];
+        self.memory.read(area.start, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The stub's place, looked for once.
+    pub(super) fn stub_place(&mut self) -> Result<StubPlace, NoPlace> {
+        match self.stub {
+            Some(place) => Ok(place),
+            None => {
+                let (place, _) = self.find_stub_place()?;
+                self.stub = Some(place);
+                Ok(place)
+            }
+        }
+    }
+
+    /// Puts a stub with these constants into its place.
+    pub(super) fn write_stub(
+        &mut self,
+        place: StubPlace,
+        constants: &StubConstants,
+    ) -> Result<(), InjectError> {
+        let mut bytes = stub().to_vec();
+        bytes.extend(constants.to_bytes());
+        match self.memory.force_write(place.address, &bytes) {
+            Ok(()) => Ok(()),
+            // proc_mem.force_override forbids this way; ptrace has another.
+            Err(_) => self.poke(place.address, &bytes),
+        }
+    }
+
+    fn poke(&mut self, address: u64, bytes: &[u8]) -> Result<(), InjectError> {
+        let pid = self.pid;
+        let Some(stopped) = self.threads.iter_mut().find_map(|t| t.stopped.as_mut()) else {
+            return Err(InjectError::NoThread { pid });
+        };
+        for (i, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            stopped.poke(address + i as u64 * 8, u64::from_le_bytes(word))?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes the stub, unless a thread may still be inside.
+    pub(super) fn wipe_stub(&mut self) {
+        let Some(place) = self.stub else { return };
+        if self.threads.is_empty() || self.threads.iter().any(|t| t.astray) {
+            return;
+        }
+        self.stub = None;
+        let zeros = vec![0; stub_layout().len as usize];
+        if self.memory.force_write(place.address, &zeros).is_err() {
+            // Nothing jumps there: what stays is without effect.
+            let _ = self.poke(place.address, &zeros);
+        }
+    }
+
+    /// Where a killed run has left its stub with threads inside, lets them walk
+    /// home.
+    pub(super) fn leave_old_stub(
+        &mut self,
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<(), FreezeError> {
+        let Ok((place, true)) = self.find_stub_place() else {
+            return Ok(());
+        };
+        for thread in &mut self.threads {
+            while place.holds(thread.registers.rip) {
+                let tid = thread.tid;
+                if Instant::now() >= deadline {
+                    let why = "it is inside the stub of an icecore that was killed".to_owned();
+                    return Err(FreezeError::Timeout { tid, limit, why });
+                }
+                thread.run_for(Duration::from_millis(1))?;
+            }
+        }
+        self.stub = Some(place);
+        Ok(())
+    }
+}
+
+impl super::freeze::FrozenThread {
+    /// Lets the thread run for a moment and freezes it again.
+    fn run_for(&mut self, moment: Duration) -> Result<(), TraceError> {
+        let tid = self.tid;
+        let gone = || TraceError::from(super::ptrace::Gone { tid });
+        let mut running = self
+            .stopped
+            .take()
+            .ok_or_else(gone)?
+            .resume(Resume::Cont(0))?;
+        std::thread::sleep(moment);
+        running.interrupt()?;
+        loop {
+            let (stopped, stop) = running.wait()?;
+            match stop {
+                Stop::Event { .. } => {
+                    *self = Self::new(stopped, None)?;
+                    return Ok(());
+                }
+                Stop::Signal(signal) => running = stopped.resume(Resume::Cont(signal))?,
+                stop => return Err(TraceError::Unexpected { tid, stop }),
+            }
+        }
+    }
+}

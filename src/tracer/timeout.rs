@@ -1,0 +1,77 @@
+//! Relative timeouts of system calls a thread sleeps in, and what remains of
+//! them.
+
+use std::time::Duration;
+
+use icecore_images::thread::Registers;
+
+use super::freeze::FrozenThread;
+
+/// A number the libc crate lacks.
+pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
+
+/// A finite relative timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Timeout {
+    whole: Duration,
+}
+
+impl Timeout {
+    /// The timeout of the call the thread was interrupted in, where it has a
+    /// finite relative one. `read` gives words of the task's memory.
+    pub(super) fn of_call(
+        thread: &FrozenThread,
+        read: impl Fn(u64) -> Option<u64>,
+    ) -> Option<Self> {
+        let nr = thread
+            .asleep
+            .map_or(thread.registers.orig_rax as i64, |a| a.nr);
+        let whole = relative(nr, &thread.registers, read)?;
+        Some(Self { whole })
+    }
+
+    /// Nanoseconds that remained at the freeze, where it is known how long the
+    /// thread had slept.
+    pub(super) fn remaining_at_freeze(self, thread: &FrozenThread) -> Option<u64> {
+        let left = self.whole.saturating_sub(thread.slept?);
+        u64::try_from(left.as_nanos()).ok()
+    }
+
+    /// What remains now that time has passed in the freeze.
+    pub(super) fn remaining_now(self, thread: &FrozenThread) -> Option<Duration> {
+        let passed = thread.slept? + thread.frozen_at.elapsed();
+        Some(self.whole.saturating_sub(passed))
+    }
+}
+
+fn relative(nr: i64, r: &Registers, read: impl Fn(u64) -> Option<u64>) -> Option<Duration> {
+    let timespec = |at: u64| {
+        let (sec, nsec) = (read(at)?, read(at + 8)?);
+        (at != 0 && nsec < 1_000_000_000).then(|| Duration::new(sec, nsec as u32))
+    };
+    let millis = |ms: u64| {
+        let ms = u64::try_from(ms as i32).ok()?;
+        Some(Duration::from_millis(ms))
+    };
+    match nr {
+        libc::SYS_poll => millis(r.rdx),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => millis(r.r10),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => timespec(r.r10),
+        libc::SYS_rt_sigtimedwait => timespec(r.rdx),
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => timespec(r.r8),
+        libc::SYS_nanosleep => timespec(r.rdi),
+        libc::SYS_clock_nanosleep if r.rsi & TIMER_ABSTIME == 0 => timespec(r.rdx),
+        libc::SYS_futex if is_relative_futex(r.rsi) => timespec(r.r10),
+        _ => None,
+    }
+}
+
+const TIMER_ABSTIME: u64 = 1;
+
+/// FUTEX_WAIT takes a relative time; FUTEX_WAIT_BITSET and the others an
+/// absolute one.
+fn is_relative_futex(op: u64) -> bool {
+    const FUTEX_CMD_MASK: u64 = !(128 | 256);
+    const FUTEX_WAIT: u64 = 0;
+    op & 0xffff_ffff & FUTEX_CMD_MASK == FUTEX_WAIT
+}
