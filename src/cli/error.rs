@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::blocker::{Blocker, Obstacle, Place};
 use crate::error::{DumpError, RestoreError};
+use crate::kernel::features::Feature;
 
 /// Any error of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,18 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    /// This machine lacks something.
+    #[error("check: this machine lacks {}", names(.features))]
+    Lacking {
+        /// What.
+        features: Vec<Feature>,
+    },
+    /// There is no feature of this name.
+    #[error("check: there is no feature {name}")]
+    NoSuchFeature {
+        /// The name.
+        name: String,
+    },
     /// The restored process could not be waited for.
     #[error("wait for pid {pid}")]
     Wait {
@@ -121,6 +134,7 @@ impl CliError {
             CliError::Restore(RestoreError::Obstacles { obstacles, .. }) => {
                 obstacles.iter().map(Item::from).collect()
             }
+            CliError::Lacking { features } => features.iter().map(Item::from).collect(),
             _ => Vec::new(),
         }
     }
@@ -131,6 +145,9 @@ impl CliError {
             CliError::NotYet { part, .. } => {
                 Some(format!("a later version of icecore will carry {part}"))
             }
+            CliError::NoSuchFeature { .. } => {
+                Some("`icecore check --all` shows their names".to_owned())
+            }
             CliError::ConfigLine { .. } | CliError::Config { .. } => {
                 Some("--no-default-config goes without default options".to_owned())
             }
@@ -139,6 +156,23 @@ impl CliError {
                 error.help().map(str::to_owned)
             }
             _ => None,
+        }
+    }
+}
+
+/// `kcmp and mseal`.
+fn names(features: &[Feature]) -> String {
+    let names: Vec<&str> = features.iter().map(|feature| feature.name).collect();
+    names.join(" and ")
+}
+
+impl From<&Feature> for Item {
+    fn from(feature: &Feature) -> Self {
+        Self {
+            place: Place::Machine,
+            at: feature.name.to_owned(),
+            problem: feature.missing.clone().unwrap_or_default(),
+            help: Some(format!("needed for: {}", feature.purpose)),
         }
     }
 }

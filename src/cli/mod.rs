@@ -3,6 +3,7 @@
 
 mod actions;
 mod args;
+mod check;
 mod common;
 mod config;
 mod dump;
@@ -53,6 +54,7 @@ pub struct CommandLine {
 enum Command {
     Dump(dump::DumpArgs),
     Restore(restore::RestoreArgs),
+    Check(check::CheckArgs),
     /// Not supported yet
     #[command(hide = true)]
     PreDump(later::Anything),
@@ -70,6 +72,7 @@ impl CommandLine {
         let done = match &self.command {
             Command::Dump(args) => args.run(&self.common),
             Command::Restore(args) => args.run(&self.common),
+            Command::Check(args) => args.run(&self.common),
             Command::PreDump(_) => Err(later::not_yet("pre-dump", "incremental images")),
             Command::Merge(_) => Err(later::not_yet("merge", "incremental images")),
             Command::Keeper(_) => Err(later::not_yet("keeper", "kept connections")),

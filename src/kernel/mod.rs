@@ -2,6 +2,7 @@
 
 pub mod build_id;
 pub mod fdinfo;
+pub mod features;
 pub mod inherited;
 pub mod kcmp;
 pub(crate) mod limits;
