@@ -45,6 +45,31 @@ pub enum DumpError {
         #[source]
         source: std::io::Error,
     },
+    /// The contents of an object of the target's could not be read.
+    #[error("dump: read {what}")]
+    Content {
+        /// What was read.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The image would not leave enough room for everyone else.
+    #[error(
+        "dump: {} has no room for the image: {needed} bytes needed, {available} available",
+        .dir.display()
+    )]
+    Space {
+        /// Directory of the image.
+        dir: PathBuf,
+        /// Bytes, a margin included.
+        needed: u64,
+        /// Bytes that may be used.
+        available: u64,
+    },
+    /// It was told to stop.
+    #[error("dump: cancelled")]
+    Cancelled,
     /// A file could not be written.
     #[error("dump: write {}", .path.display())]
     Write {

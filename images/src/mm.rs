@@ -87,6 +87,8 @@ pub enum Backing {
         id: ShmemId,
         /// Offset in bytes.
         offset: u64,
+        /// The area is or may be made writable.
+        writable: bool,
     },
     /// A file with a name.
     File {
@@ -149,6 +151,9 @@ pub struct VmaFlags {
 pub struct VdsoState {
     /// Checksum of the vDSO's ELF image (its unused tail left out).
     pub checksum: u32,
+    /// The ELF image itself, for a kernel with another vDSO: the task may have
+    /// kept pointers into it.
+    pub image: ByteString,
     /// Its functions: name and offset from the start of the area.
     pub symbols: Vec<(ByteString, u64)>,
 }

@@ -148,7 +148,11 @@ fn areas() {
         (
             |c| {
                 let (id, offset) = (ShmemId(7), 0);
-                c.mms[0].vmas[2].backing = Backing::Shmem { id, offset };
+                c.mms[0].vmas[2].backing = Backing::Shmem {
+                    id,
+                    offset,
+                    writable: true,
+                };
             },
             "address space 0, area at 0x700000: refers to shared memory object 7, which is not \
              in the image",

@@ -1,13 +1,21 @@
 //! Dump: `freeze → collect → inspect from inside → copy pages → commit →
 //! release`.
 
+mod copy;
+mod copy_read;
 pub(crate) mod descriptors;
 pub(crate) mod file_ref;
 pub(crate) mod ghost;
 pub(crate) mod memory;
+mod mm;
+mod numa;
+mod pages;
+pub(crate) mod shmem;
 pub(crate) mod state;
+mod vma;
 
 use std::fs::File;
+use std::time::Instant;
 
 use icecore_images::Checkpoint;
 use icecore_images::files::{FdTable, FsState, OpenFile};
@@ -42,6 +50,8 @@ pub(crate) struct DumpContext<'a> {
     pub(crate) notes: Vec<String>,
     pub(crate) tables: Tables,
     pub(crate) stats: DumpStats,
+    /// Since when the target has stood still.
+    pub(crate) frozen_since: Option<Instant>,
 }
 
 /// The objects that tasks share, as they are discovered.
@@ -60,6 +70,10 @@ pub(crate) struct Tables {
     pub(crate) tasks: Vec<TaskState>,
     /// How files were found, for those that come across them again.
     pub(crate) file_refs: file_ref::FileRefs,
+    /// The same for shared memory objects.
+    pub(crate) shmem_refs: shmem::Shmems,
+    /// The thread through which each address space is read, by its id.
+    pub(crate) mm_tids: Vec<u32>,
 }
 
 impl DumpContext<'_> {

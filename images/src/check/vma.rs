@@ -109,7 +109,7 @@ fn backing(image: &Checkpoint, vma: &Vma) -> Found {
             aligned("start", vma.start, *page_size)?;
             aligned("end", vma.end, *page_size)
         }
-        Backing::Shmem { id, offset } => {
+        Backing::Shmem { id, offset, .. } => {
             refers("shared memory object", id.0, image.shmems.len())?;
             file_range(*offset)
         }

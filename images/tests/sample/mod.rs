@@ -277,6 +277,7 @@ fn mm() -> MmState {
     let shared = Backing::Shmem {
         id: ShmemId(0),
         offset: 0,
+        writable: true,
     };
     let mut heap = vma(0x60_0000, 16, 3, Backing::Anonymous);
     heap.guards = vec![(0x60_f000, 0x61_0000)];
@@ -314,6 +315,7 @@ fn mm() -> MmState {
         ],
         vdso: Some(VdsoState {
             checksum: 0x1234,
+            image: ByteString(vec![0x7f; 64]),
             symbols: vec![(text("__vdso_clock_gettime"), 0x900)],
         }),
         pages: vec![

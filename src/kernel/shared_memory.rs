@@ -1,0 +1,134 @@
+//! Shared memory objects: memfds and what lies behind MAP_SHARED |
+//! MAP_ANONYMOUS, of ordinary and of huge pages.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use rustix::fs::{MemfdFlags, SeekFrom, fstatfs, memfd_create, seek};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// The device on which the kernel keeps ordinary shared memory objects, which
+/// no path leads to.
+pub fn internal_device() -> io::Result<u64> {
+    let probe = memfd_create("icecore", MemfdFlags::CLOEXEC)?;
+    Ok(File::from(probe).metadata()?.dev())
+}
+
+/// Bytes of a huge page, if the file consists of such.
+pub fn huge_page_size(file: impl AsFd) -> io::Result<Option<u64>> {
+    let fs = fstatfs(file)?;
+    Ok((fs.f_type as i64 == HUGETLBFS_MAGIC).then_some(fs.f_bsize as u64))
+}
+
+/// The object behind a new MAP_SHARED | MAP_ANONYMOUS area, open for reading
+/// and writing. `size` is in bytes, a multiple of the page size. Needs
+/// CAP_CHECKPOINT_RESTORE to get at it through `/proc/self/map_files`.
+pub fn shared_anonymous(size: u64, huge_page_size: Option<u64>) -> io::Result<File> {
+    let mapping = Mapping::new(size, huge_page_size)?;
+    File::options()
+        .read(true)
+        .write(true)
+        .open(mapping.map_files_link())
+}
+
+/// An area that exists only until its object has been opened.
+struct Mapping {
+    at: *mut std::ffi::c_void,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(size: u64, huge_page_size: Option<u64>) -> io::Result<Self> {
+        let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
+        let mut flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        if let Some(page) = huge_page_size {
+            flags |= MapFlags::from_bits_retain(huge_map_flags(page));
+            flags -= MapFlags::NORESERVE;
+        }
+        // SAFETY: a new area at an address of the kernel's choice, never
+        // dereferenced.
+        let at = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), flags)? };
+        Ok(Self { at, len })
+    }
+
+    fn map_files_link(&self) -> PathBuf {
+        let start = self.at as usize;
+        format!("/proc/self/map_files/{start:x}-{:x}", start + self.len).into()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this area is ours, and nothing points into it. Should the
+        // kernel refuse, an inaccessible area stays until we end.
+        let _ = unsafe { munmap(self.at, self.len) };
+    }
+}
+
+/// MAP_HUGETLB with this page size, for mmap.
+pub fn huge_map_flags(page_size: u64) -> u32 {
+    libc::MAP_HUGETLB as u32 | (page_size.trailing_zeros() << libc::MAP_HUGE_SHIFT)
+}
+
+/// A new memfd, sealable, open for reading and writing.
+pub fn create_memfd(name: &[u8], huge_page_size: Option<u64>) -> io::Result<OwnedFd> {
+    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    if let Some(page) = huge_page_size {
+        let size_bits = page.trailing_zeros() << libc::MFD_HUGE_SHIFT;
+        flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size_bits);
+    }
+    Ok(memfd_create(name, flags)?)
+}
+
+/// The parts of a file that hold data, as start and end offsets; what lies
+/// between is holes. Huge page files know no holes and are one part.
+pub fn data_ranges(file: impl AsFd, size: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match seek(&file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        let end = seek(&file, SeekFrom::Hole(start))?.min(size);
+        if start >= end {
+            break;
+        }
+        ranges.push((start, end));
+        at = end;
+    }
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_are_no_data() {
+        let file = File::from(create_memfd(b"holes", None).unwrap());
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(data_ranges(&file, 1 << 20).unwrap(), []);
+        file.write_all_at(b"x", 0x5001).unwrap();
+        file.write_all_at(b"x", 0xf_ffff).unwrap();
+        let expected = [(0x5000, 0x6000), (0xf_f000, 0x10_0000)];
+        assert_eq!(data_ranges(&file, 1 << 20).unwrap(), expected);
+    }
+
+    #[test]
+    fn anonymous_objects_live_on_the_internal_device() {
+        let file = shared_anonymous(3 * 4096, None).unwrap();
+        let meta = file.metadata().unwrap();
+        assert_eq!(meta.dev(), internal_device().unwrap());
+        assert_eq!((meta.size(), meta.nlink()), (3 * 4096, 0));
+        assert_eq!(huge_page_size(&file).unwrap(), None);
+    }
+}
