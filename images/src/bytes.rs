@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes as the kernel gave them. Paths and names need not be UTF-8; shown to
-/// people and in JSON they are escaped, on disk they are exact.
+/// people and in JSON control characters, backslashes and what is not UTF-8 are
+/// escaped; on disk they are exact.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ByteString(pub Vec<u8>);
 
@@ -19,7 +20,7 @@ impl fmt::Display for ByteString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_control() {
+                if c.is_control() || c == '\\' {
                     write!(f, "{}", c.escape_default())?;
                 } else {
                     write!(f, "{c}")?;
@@ -73,5 +74,45 @@ impl From<&[u8]> for ByteString {
 impl From<Vec<u8>> for ByteString {
     fn from(b: Vec<u8>) -> Self {
         ByteString(b)
+    }
+}
+
+/// For fields that hold no text: in JSON two hexadecimal digits a byte, on disk
+/// the bytes.
+pub(crate) mod hex {
+    use std::fmt::Write;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::ByteString;
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &ByteString, s: S) -> Result<S::Ok, S::Error> {
+        if !s.is_human_readable() {
+            return bytes.serialize(s);
+        }
+        let mut text = String::with_capacity(bytes.0.len() * 2);
+        for byte in &bytes.0 {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        s.serialize_str(&text)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ByteString, D::Error> {
+        ByteString::deserialize(d)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ByteString;
+
+    #[test]
+    fn what_is_shown_cannot_be_mistaken() {
+        let shown = |bytes: &[u8]| ByteString::from(bytes).to_string();
+        assert_eq!(shown("/tmp/plain é".as_bytes()), "/tmp/plain é");
+        assert_eq!(shown(b"a\\nb"), "a\\\\nb");
+        assert_eq!(shown(b"a\nb\x1b[1m"), "a\\nb\\u{1b}[1m");
+        assert_eq!(shown(b"\xff\xfe"), "\\xff\\xfe");
     }
 }

@@ -89,12 +89,10 @@ impl Directory {
         })
     }
 
-    /// Syncs the parent of a directory that was created for this image; false:
-    /// there was no need.
-    pub(crate) fn sync_parent_of_new(&self) -> Result<bool, WriteError> {
-        if !self.new {
-            return Ok(false);
-        }
+    /// Syncs the directory's own name: it may have been created for this image
+    /// (by this, or for a log file before). False: it could not be, because the
+    /// parent may be written in but not read.
+    pub(crate) fn sync_parent(&self) -> Result<bool, WriteError> {
         let parent = match self.path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             Some(_) => Path::new("."),
@@ -103,7 +101,6 @@ impl Directory {
         let synced = DirHandle::open(parent).and_then(|handle| handle.sync());
         match synced {
             Ok(()) => Ok(true),
-            // A parent that may be written in but not read cannot be synced.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(false),
             Err(source) => Err(WriteError::Io {
                 what: "sync directory",

@@ -1,7 +1,7 @@
 //! What can go wrong with an image.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::check::CheckError;
 use crate::codec::CodecError;
@@ -131,6 +131,39 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// The file or directory it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            ReadError::Directory { dir: path, .. }
+            | ReadError::NoManifest { dir: path }
+            | ReadError::Io { path, .. }
+            | ReadError::NotRegular { path }
+            | ReadError::Envelope { path, .. }
+            | ReadError::Foreign { path }
+            | ReadError::Length { path, .. }
+            | ReadError::Checksum { path }
+            | ReadError::Decode { path, .. }
+            | ReadError::Manifest { path, .. }
+            | ReadError::Section { path, .. }
+            | ReadError::Check { path, .. }
+            | ReadError::PageChecksum { path, .. }
+            | ReadError::PageRange { path, .. } => path,
+        }
+    }
+
+    /// What is wrong, without the file's name.
+    pub fn problem(&self) -> String {
+        let text = self.to_string();
+        let path = self.path().display().to_string();
+        match text.split_once(&format!("{path}: ")) {
+            Some((_, problem)) => problem.to_owned(),
+            None => match std::error::Error::source(self) {
+                Some(source) => source.to_string(),
+                None => text,
+            },
+        }
+    }
+
     /// What would change it.
     pub fn help(&self) -> Option<&'static str> {
         match self {

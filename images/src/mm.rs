@@ -43,6 +43,7 @@ pub struct MmFields {
     pub env_start: u64,
     pub env_end: u64,
     /// `/proc/PID/auxv`, whole.
+    #[serde(with = "crate::bytes::hex")]
     pub auxv: ByteString,
 }
 

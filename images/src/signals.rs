@@ -34,6 +34,7 @@ pub struct SigAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingSignal {
     /// The 128 bytes of its siginfo (PTRACE_PEEKSIGINFO).
+    #[serde(with = "crate::bytes::hex")]
     pub siginfo: ByteString,
 }
 

@@ -275,7 +275,7 @@ impl ImageWriter {
 
     fn sync_parent(&mut self) -> Result<Duration, WriteError> {
         let start = Instant::now();
-        if self.directory.sync_parent_of_new()? {
+        if self.directory.sync_parent()? {
             self.done(Step::ParentSynced);
         }
         Ok(start.elapsed())

@@ -88,6 +88,7 @@ pub struct XState {
     /// XCR0 of the machine that dumped (bytes 464..472 of the area).
     pub xcr0: u64,
     /// The whole area.
+    #[serde(with = "crate::bytes::hex")]
     pub area: ByteString,
 }
 

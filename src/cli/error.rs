@@ -25,6 +25,14 @@ pub enum CliError {
     /// An image could not be read.
     #[error(transparent)]
     Image(#[from] ReadError),
+    /// Pages of an image are damaged; all that are.
+    #[error("verify {}: {} damaged", .dir.display(), places(.damaged.len()))]
+    Damaged {
+        /// The image.
+        dir: PathBuf,
+        /// What is damaged.
+        damaged: Vec<ReadError>,
+    },
     /// Known, but not there yet.
     #[error("{name} is not supported yet")]
     NotYet {
@@ -135,6 +143,7 @@ impl CliError {
                 obstacles.iter().map(Item::from).collect()
             }
             CliError::Lacking { features } => features.iter().map(Item::from).collect(),
+            CliError::Damaged { damaged, .. } => damaged.iter().map(Item::from).collect(),
             _ => Vec::new(),
         }
     }
@@ -151,6 +160,9 @@ impl CliError {
             CliError::ConfigLine { .. } | CliError::Config { .. } => {
                 Some("--no-default-config goes without default options".to_owned())
             }
+            CliError::Damaged { .. } => {
+                Some("the image is damaged: take it from a copy, or dump again".to_owned())
+            }
             CliError::Dump(DumpError::Image(error)) => error.help().map(str::to_owned),
             CliError::Restore(RestoreError::Image(error)) | CliError::Image(error) => {
                 error.help().map(str::to_owned)
@@ -166,6 +178,13 @@ fn names(features: &[Feature]) -> String {
     names.join(" and ")
 }
 
+fn places(n: usize) -> String {
+    match n {
+        1 => "one place".to_owned(),
+        n => format!("{n} places"),
+    }
+}
+
 impl From<&Feature> for Item {
     fn from(feature: &Feature) -> Self {
         Self {
@@ -173,6 +192,18 @@ impl From<&Feature> for Item {
             at: feature.name.to_owned(),
             problem: feature.missing.clone().unwrap_or_default(),
             help: Some(format!("needed for: {}", feature.purpose)),
+        }
+    }
+}
+
+impl From<&ReadError> for Item {
+    fn from(error: &ReadError) -> Self {
+        let path = error.path().display().to_string();
+        Self {
+            at: path.clone(),
+            place: Place::Path { path },
+            problem: error.problem(),
+            help: None,
         }
     }
 }

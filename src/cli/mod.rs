@@ -8,6 +8,8 @@ mod common;
 mod config;
 mod dump;
 mod error;
+mod image_dir;
+mod inspect;
 mod later;
 mod log;
 mod present;
@@ -15,6 +17,7 @@ mod report;
 mod restore;
 mod signals;
 mod size;
+mod verify;
 mod watch;
 
 use std::ffi::OsString;
@@ -55,6 +58,8 @@ enum Command {
     Dump(dump::DumpArgs),
     Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
     /// Not supported yet
     #[command(hide = true)]
     PreDump(later::Anything),
@@ -73,6 +78,8 @@ impl CommandLine {
             Command::Dump(args) => args.run(&self.common),
             Command::Restore(args) => args.run(&self.common),
             Command::Check(args) => args.run(&self.common),
+            Command::Inspect(args) => args.run(&self.common),
+            Command::Verify(args) => args.run(&self.common),
             Command::PreDump(_) => Err(later::not_yet("pre-dump", "incremental images")),
             Command::Merge(_) => Err(later::not_yet("merge", "incremental images")),
             Command::Keeper(_) => Err(later::not_yet("keeper", "kept connections")),

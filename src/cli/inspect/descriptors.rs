@@ -1,0 +1,148 @@
+//! Descriptor tables, and what each descriptor refers to.
+
+use std::fmt::Write as _;
+
+use icecore_images::Checkpoint;
+use icecore_images::files::{FdTable, FileKind, OpenFile};
+use icecore_images::ids::PipeId;
+use icecore_images::shmem::ShmemKind;
+use icecore_images::timerfd::TimerFdState;
+use indicatif::BinaryBytes;
+
+use super::table::Table;
+use super::words;
+
+/// Shows a descriptor table. Writing to a string cannot fail.
+pub(super) fn show(out: &mut String, image: &Checkpoint, table: &FdTable) {
+    let users: Vec<String> = image
+        .tasks
+        .iter()
+        .filter(|task| task.fd_table == table.id)
+        .map(|task| task.pid.to_string())
+        .collect();
+    let _ = writeln!(
+        out,
+        "\nDESCRIPTORS of {}: {}",
+        users.join(", "),
+        table.entries.len()
+    );
+    if table.entries.is_empty() {
+        return;
+    }
+    let mut shown = Table::new(["fd", "mode", "position", "what"], &[0, 2]);
+    for entry in &table.entries {
+        let Some(file) = image.files.get(entry.description.0 as usize) else {
+            continue; // a checked image has no such entry
+        };
+        let first = table.entries.iter().find(|e| e.description == file.id);
+        let what = match first {
+            Some(first) if first.fd != entry.fd => format!("same as {}", first.fd),
+            _ => what(image, file),
+        };
+        let position = match has_position(&file.kind) {
+            true => file.position.to_string(),
+            false => String::new(),
+        };
+        shown.row([
+            entry.fd.to_string(),
+            mode(file.flags, entry.cloexec),
+            position,
+            what,
+        ]);
+    }
+    shown.write(out);
+}
+
+fn has_position(kind: &FileKind) -> bool {
+    matches!(
+        kind,
+        FileKind::Regular(_) | FileKind::Directory(_) | FileKind::Proc(_) | FileKind::MemFd(_)
+    )
+}
+
+/// `rw append nonblock cloexec`.
+fn mode(flags: u32, cloexec: bool) -> String {
+    const NAMES: [(u32, &str); 5] = [
+        (0o2_000, "append"),
+        (0o4_000, "nonblock"),
+        (0o20_000, "async"),
+        (0o40_000, "direct"),
+        (0o4_010_000, "sync"),
+    ];
+    let access = match (flags & 0o10_000_000, flags & 3) {
+        (0, 0) => "r",
+        (0, 1) => "w",
+        (0, _) => "rw",
+        _ => "path",
+    };
+    let mut mode = access.to_owned();
+    for (bits, name) in NAMES {
+        if flags & bits == bits {
+            mode = mode + " " + name;
+        }
+    }
+    if cloexec {
+        mode.push_str(" cloexec");
+    }
+    mode
+}
+
+fn what(image: &Checkpoint, file: &OpenFile) -> String {
+    match &file.kind {
+        FileKind::Regular(f) | FileKind::Directory(f) | FileKind::PathOnly(f) => words::file(f),
+        FileKind::Device(device) => words::file(&device.file),
+        FileKind::Proc(proc) => proc.path.to_string(),
+        FileKind::Pipe(end) => pipe(image, end.pipe),
+        FileKind::EventFd(counter) => format!("eventfd, count {}", counter.count),
+        FileKind::Epoll(epoll) => {
+            let fds: Vec<String> = epoll.targets.iter().map(|t| t.fd.to_string()).collect();
+            match fds.is_empty() {
+                true => "epoll, watching nothing".to_owned(),
+                false => format!("epoll, watching {}", fds.join(" ")),
+            }
+        }
+        FileKind::TimerFd(timer) => timerfd(timer),
+        FileKind::SignalFd(s) => format!("signalfd for {}", words::signals(s.mask)),
+        FileKind::Inotify(inotify) => {
+            let paths = inotify.watches.iter().map(|w| w.file.path.to_string());
+            format!("inotify, watching {}", paths.collect::<Vec<_>>().join(" "))
+        }
+        FileKind::MemFd(id) => match image.shmems.get(id.0 as usize) {
+            Some(shmem) => match &shmem.kind {
+                ShmemKind::MemFd { name, .. } => {
+                    format!("memfd {name} of {}", BinaryBytes(shmem.size))
+                }
+                _ => format!("shared memory {id}"),
+            },
+            None => format!("memfd {id}"),
+        },
+        FileKind::PidFd(pidfd) => format!("pidfd of {}", pidfd.pid),
+    }
+}
+
+fn pipe(image: &Checkpoint, id: PipeId) -> String {
+    let Some(pipe) = image.pipes.get(id.0 as usize) else {
+        return format!("pipe {id}");
+    };
+    let queued: usize = pipe.queue.iter().map(|part| part.0.len()).sum();
+    let name = match &pipe.fifo {
+        Some(fifo) => format!("FIFO {}", words::file(fifo)),
+        None => format!("pipe {id}"),
+    };
+    match queued {
+        0 => name,
+        queued => format!("{name}, {queued} of {} bytes queued", pipe.capacity),
+    }
+}
+
+fn timerfd(timer: &TimerFdState) -> String {
+    let mut what = format!("timerfd on {}", words::clock(timer.clock));
+    match timer.remaining_ns {
+        0 => what.push_str(", disarmed"),
+        ns => what = what + ", in " + &words::duration(ns),
+    }
+    if timer.interval_ns != 0 {
+        what = what + ", every " + &words::duration(timer.interval_ns);
+    }
+    what
+}

@@ -1,0 +1,78 @@
+//! Numbers as words.
+
+use icecore_images::ByteString;
+use icecore_images::regular::FileRef;
+use nix::sys::signal::Signal;
+
+/// `1 thread`, `2 threads`.
+pub(super) fn count(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// `SIGTERM`, `SIGRTMIN+3`.
+pub(super) fn signal(number: u32) -> String {
+    let known = i32::try_from(number)
+        .ok()
+        .and_then(|n| Signal::try_from(n).ok());
+    match (known, number) {
+        (Some(signal), _) => signal.as_str().to_owned(),
+        // 32 and 33 are the C library's own.
+        (None, 34) => "SIGRTMIN".to_owned(),
+        (None, 35..=64) => format!("SIGRTMIN+{}", number - 34),
+        (None, _) => format!("signal {number}"),
+    }
+}
+
+/// The signals of a mask.
+pub(super) fn signals(mask: u64) -> String {
+    let names: Vec<String> = (1..=64)
+        .filter(|n| mask >> (n - 1) & 1 == 1)
+        .map(signal)
+        .collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(" "),
+    }
+}
+
+/// A time in the unit that fits it.
+pub(super) fn duration(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
+    }
+}
+
+/// CLOCK_*.
+pub(super) fn clock(id: i32) -> String {
+    let name = match id {
+        0 => "REALTIME",
+        1 => "MONOTONIC",
+        2 => "PROCESS_CPUTIME_ID",
+        3 => "THREAD_CPUTIME_ID",
+        7 => "BOOTTIME",
+        8 => "REALTIME_ALARM",
+        9 => "BOOTTIME_ALARM",
+        11 => "TAI",
+        n => return format!("clock {n}"),
+    };
+    format!("CLOCK_{name}")
+}
+
+/// A file's path, and whether the file is in the image.
+pub(super) fn file(file: &FileRef) -> String {
+    match file.ghost {
+        Some(_) => format!("{} (deleted, in the image)", file.path),
+        None => file.path.to_string(),
+    }
+}
+
+/// Text in quotation marks.
+pub(super) fn quoted(text: &ByteString) -> String {
+    format!("\"{text}\"")
+}
