@@ -87,9 +87,22 @@ pub struct Registers {
 pub struct XState {
     /// XCR0 of the machine that dumped (bytes 464..472 of the area).
     pub xcr0: u64,
+    /// Where the area holds each component beyond x87 and SSE: CPUs differ.
+    pub layout: Vec<XComponent>,
     /// The whole area.
     #[serde(with = "crate::bytes::hex")]
     pub area: ByteString,
+}
+
+/// Place of an extended-state component in an XSAVE area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XComponent {
+    /// Its bit in XCR0.
+    pub number: u32,
+    /// Bytes from the start of the area.
+    pub offset: u32,
+    /// Bytes.
+    pub size: u32,
 }
 
 /// How a thread caught inside a system call goes on.

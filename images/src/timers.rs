@@ -15,8 +15,7 @@ pub struct IntervalTimer {
 pub struct PosixTimer {
     /// Kernel timer id.
     pub id: u32,
-    /// CLOCK_* (a task's CPU clock is written as CLOCK_PROCESS_CPUTIME_ID or
-    /// CLOCK_THREAD_CPUTIME_ID).
+    /// CLOCK_*; negative for the CPU clock of a task or thread by id.
     pub clock: i32,
     /// Who is told, and how.
     pub notify: TimerNotify,
@@ -30,6 +29,9 @@ pub struct PosixTimer {
     pub interval_ns: u64,
     /// `timer_getoverrun`.
     pub overrun: u32,
+    /// Its signal is queued and not yet taken (and is not in the queue of the
+    /// image: the timer sends it again).
+    pub fired: bool,
 }
 
 /// `sigev_notify`.

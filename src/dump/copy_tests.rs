@@ -2,19 +2,11 @@ use super::super::pages::{Contents, Source};
 use super::*;
 use crate::kernel::process_memory::ProcessMemory;
 use crate::options::DumpOptions;
-use crate::stats::DumpStats;
 
 const PAGES: usize = 3000;
 
 fn context(options: &DumpOptions) -> DumpContext<'_> {
-    DumpContext {
-        options,
-        blockers: Vec::new(),
-        notes: Vec::new(),
-        tables: Default::default(),
-        stats: DumpStats::default(),
-        frozen_since: None,
-    }
+    DumpContext::new(options)
 }
 
 /// Memory of ours: every page holds its number, every seventh is zero.

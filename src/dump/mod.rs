@@ -14,6 +14,18 @@ pub(crate) mod shmem;
 pub(crate) mod state;
 mod vma;
 
+mod creds;
+mod kin;
+mod limits;
+mod namespaces;
+mod prctl;
+mod refused;
+mod sched;
+mod seccomp;
+mod signals;
+mod timers;
+mod xstate;
+
 use std::fs::File;
 use std::time::Instant;
 
@@ -27,6 +39,7 @@ use icecore_images::seccomp::SeccompFilter;
 use icecore_images::shmem::ShmemState;
 use icecore_images::signals::SigHandState;
 use icecore_images::task::TaskState;
+use icecore_images::timers::ClockState;
 
 use crate::blocker::{Blocker, Place};
 use crate::error::DumpError;
@@ -48,6 +61,8 @@ pub(crate) struct DumpContext<'a> {
     pub(crate) blockers: Vec<Blocker>,
     /// Deviations that do not stop a dump but are said aloud.
     pub(crate) notes: Vec<String>,
+    /// Clocks at the moment the timers were read.
+    pub(crate) clocks: ClockState,
     pub(crate) tables: Tables,
     pub(crate) stats: DumpStats,
     /// Since when the target has stood still.
@@ -74,6 +89,21 @@ pub(crate) struct Tables {
     pub(crate) shmem_refs: shmem::Shmems,
     /// The thread through which each address space is read, by its id.
     pub(crate) mm_tids: Vec<u32>,
+}
+
+impl<'a> DumpContext<'a> {
+    /// Nothing found yet.
+    pub(crate) fn new(options: &'a DumpOptions) -> Self {
+        Self {
+            options,
+            blockers: Vec::new(),
+            notes: Vec::new(),
+            clocks: ClockState::default(),
+            tables: Tables::default(),
+            stats: DumpStats::default(),
+            frozen_since: None,
+        }
+    }
 }
 
 impl DumpContext<'_> {

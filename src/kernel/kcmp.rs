@@ -4,8 +4,11 @@ use std::cmp::Ordering;
 use std::io;
 
 const KCMP_FILE: u32 = 0;
+const KCMP_VM: u32 = 1;
 const KCMP_FILES: u32 = 2;
 const KCMP_FS: u32 = 3;
+const KCMP_SIGHAND: u32 = 4;
+const KCMP_SYSVSEM: u32 = 6;
 const KCMP_EPOLL_TFD: u32 = 7;
 
 /// `struct kcmp_epoll_slot`.
@@ -47,6 +50,22 @@ pub fn same_descriptor_table(a: u32, b: u32) -> io::Result<bool> {
 /// Whether two threads share working directory, root and umask.
 pub fn same_fs(a: u32, b: u32) -> io::Result<bool> {
     Ok(compare((a, b), KCMP_FS, 0, 0)? == Some(Ordering::Equal))
+}
+
+/// Whether two threads share their address space.
+pub fn same_memory(a: u32, b: u32) -> io::Result<bool> {
+    Ok(compare((a, b), KCMP_VM, 0, 0)? == Some(Ordering::Equal))
+}
+
+/// Whether two threads share their signal actions.
+pub fn same_signal_handlers(a: u32, b: u32) -> io::Result<bool> {
+    Ok(compare((a, b), KCMP_SIGHAND, 0, 0)? == Some(Ordering::Equal))
+}
+
+/// Whether two threads share their System V semaphore undo list, or both have
+/// none.
+pub fn same_semaphore_undo(a: u32, b: u32) -> io::Result<bool> {
+    Ok(compare((a, b), KCMP_SYSVSEM, 0, 0)? == Some(Ordering::Equal))
 }
 
 /// Whether descriptor `fd` of `pid` is what its epoll instance `epoll_fd`

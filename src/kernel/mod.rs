@@ -1,6 +1,7 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
 pub mod build_id;
+pub(crate) mod cpu;
 pub mod fdinfo;
 pub mod features;
 pub mod inherited;
@@ -9,11 +10,15 @@ pub(crate) mod limits;
 pub mod maps;
 pub mod memcg;
 pub mod pagemap;
+pub(crate) mod prctl;
 pub(crate) mod proc_text;
 pub(crate) mod proc_timers;
 pub mod process_memory;
+pub(crate) mod sched;
 pub mod shared_memory;
+pub(crate) mod siginfo;
 pub(crate) mod stat;
 pub(crate) mod status;
+pub(crate) mod sysv_sem;
 pub mod vdso;
 pub mod xattr;

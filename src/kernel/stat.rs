@@ -79,8 +79,8 @@ impl Stat {
 mod tests {
     use super::*;
 
-    const TAIL: &[u8] = b" S 1 42 41 0 -1 4194560 1 2 3 4 11 12 13 14 20 0 1 0 777 0 0 0 0 0 0 0 \
-        0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n";
+    const TAIL: &[u8] = b" S 1 42 41 0 -1 4194560 1 2 3 4 11 12 13 14 20 0 1 0 777 \
+        0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n";
 
     #[test]
     fn a_comm_may_hold_anything() -> io::Result<()> {

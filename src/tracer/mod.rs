@@ -16,4 +16,5 @@ mod timeout;
 
 pub use freeze::{FreezeError, Frozen, FrozenTask, FrozenThread};
 pub use inject::InjectError;
+pub(crate) use script::args;
 pub use script::{Arg, Buffer, Call, Outcome, Script, ScriptError};

@@ -49,6 +49,33 @@ impl From<u64> for Arg {
     }
 }
 
+/// Sign-extended, as C does.
+impl From<i32> for Arg {
+    fn from(v: i32) -> Self {
+        Arg::Value(i64::from(v) as u64)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(v: u32) -> Self {
+        Arg::Value(v.into())
+    }
+}
+
+impl From<usize> for Arg {
+    fn from(v: usize) -> Self {
+        Arg::Value(v as u64)
+    }
+}
+
+/// The arguments of a call, each whatever an [`Arg`] can be made of.
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => {
+        [$($crate::tracer::Arg::from($arg)),*]
+    };
+}
+pub(crate) use args;
+
 impl From<Buffer> for Arg {
     fn from(b: Buffer) -> Self {
         Arg::Buffer(b)

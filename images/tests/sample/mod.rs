@@ -353,6 +353,7 @@ fn task() -> TaskState {
             remaining_ns: 1000,
             interval_ns: 0,
             overrun: 0,
+            fired: false,
         }],
         rlimits: vec![
             Rlimit {
@@ -389,6 +390,11 @@ fn xstate() -> XState {
     area[512] = 3;
     XState {
         xcr0: 7,
+        layout: vec![XComponent {
+            number: 2,
+            offset: 576,
+            size: 256,
+        }],
         area: ByteString(area),
     }
 }
