@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::victim::Victim;
+use super::victim::{Play, Victim};
 
 /// Where a victim finds its stage's directory.
 pub(crate) const STAGE_VARIABLE: &str = "ICECORE_STAGE";
@@ -29,10 +29,10 @@ pub(crate) struct Stage {
 
 /// Plays the victim called `name`: what `main` does when it is one.
 pub(crate) fn play(victims: &[Victim], name: &str) -> ExitCode {
-    let played = victims.iter().find(|v| v.name == name).map_or_else(
-        || Err(format!("there is no victim called {name}")),
-        |victim| (victim.body)(&mut Stage::enter()?),
-    );
+    let played = match victims.iter().find(|v| v.name == name).map(|v| v.play) {
+        Some(Play::Body(body)) => Stage::enter().and_then(|mut stage| body(&mut stage)),
+        _ => Err(format!("there is no victim called {name}")),
+    };
     match played {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::stage::{STAGE_VARIABLE, say};
-use super::victim::Victim;
+use super::victim::{Play, Victim};
 use crate::common::outside::Outside;
 use crate::common::target::Target;
 use crate::common::wait;
@@ -100,12 +100,13 @@ impl<'a> Theatre<'a> {
     }
 }
 
-/// The command that starts the victim: this very program, with nothing of ours
-/// open in it.
+/// The command that starts the victim, with nothing of ours open in it.
 fn command(victim: &Victim, dir: &Path) -> Result<Command, String> {
-    let this = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
     let log = File::create(dir.join("log")).map_err(|e| format!("make a log: {e}"))?;
-    let mut command = Command::new(this);
+    let mut command = match victim.play {
+        Play::Body(_) => this_program()?,
+        Play::Program(make) => make(&dir.join("stage"))?,
+    };
     command
         .env("ICECORE_VICTIM", victim.name)
         .env(STAGE_VARIABLE, dir.join("stage"))
@@ -118,4 +119,9 @@ fn command(victim: &Victim, dir: &Path) -> Result<Command, String> {
         prepare(&mut command)?;
     }
     Ok(command)
+}
+
+fn this_program() -> Result<Command, String> {
+    let this = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
+    Ok(Command::new(this))
 }

@@ -1,5 +1,6 @@
 //! What a victim is, and what may be said about it.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::modes::Mode;
@@ -9,11 +10,21 @@ use crate::common::outside::Outside;
 /// The program of a victim.
 pub(crate) type Body = fn(&mut Stage) -> Result<(), String>;
 
+/// What plays a victim's part.
+#[derive(Clone, Copy)]
+pub(crate) enum Play {
+    /// A function of this very program, run again.
+    Body(Body),
+    /// Another program that speaks the protocol of [`Stage`]; made, in the
+    /// directory given, by a function that returns its command.
+    Program(fn(&Path) -> Result<Command, String>),
+}
+
 /// A program that is put to sleep, and how.
 #[derive(Clone)]
 pub(crate) struct Victim {
     pub(crate) name: &'static str,
-    pub(crate) body: Body,
+    pub(crate) play: Play,
     pub(crate) modes: Vec<Mode>,
     pub(crate) dump_args: Vec<&'static str>,
     pub(crate) restore_args: Vec<&'static str>,
@@ -27,9 +38,19 @@ impl Victim {
     /// A victim that runs in every mode: [`Mode::Cycles`], [`Mode::Running`]
     /// and [`Mode::Failed`].
     pub(crate) fn new(name: &'static str, body: Body) -> Self {
+        Self::playing(name, Play::Body(body))
+    }
+
+    /// Another program as a victim, in every mode. `make` makes it in the
+    /// directory given (which is its own) and returns the command.
+    pub(crate) fn program(name: &'static str, make: fn(&Path) -> Result<Command, String>) -> Self {
+        Self::playing(name, Play::Program(make))
+    }
+
+    fn playing(name: &'static str, play: Play) -> Self {
         Self {
             name,
-            body,
+            play,
             modes: vec![Mode::Cycles, Mode::Running, Mode::Failed],
             dump_args: Vec::new(),
             restore_args: Vec::new(),
@@ -88,7 +109,8 @@ impl Victim {
         self
     }
 
-    /// What the machine must have; an error names what is missing.
+    /// What hardware or kernel the machine must have; an error names what is
+    /// missing. Programs do not belong here: `./test` installs them.
     pub(crate) fn needs(mut self, needs: fn() -> Result<(), String>) -> Self {
         self.needs = Some(needs);
         self
