@@ -22,3 +22,4 @@ pub(crate) mod status;
 pub(crate) mod sysv_sem;
 pub mod vdso;
 pub mod xattr;
+pub mod clone3;

@@ -1,0 +1,195 @@
+//! Which pids the restored tasks get, and whether they are free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use icecore_images::task::TaskState;
+use icecore_images::timers::TimerNotify;
+use rustix::thread::CapabilitySet;
+
+use super::RestoreContext;
+use crate::blocker::Place;
+use crate::options::PidPolicy;
+
+/// Notes what keeps the tasks from getting their pids.
+pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
+    match ctx.options.pids {
+        PidPolicy::Same => plan_same(ctx),
+        PidPolicy::New => plan_new(ctx),
+        PidPolicy::Namespace => plan_namespace(ctx),
+    }
+}
+
+fn plan_same(ctx: &mut RestoreContext<'_>) {
+    need_set_tid(ctx);
+    let wanted: BTreeSet<u32> = ctx.image.tasks.iter().flat_map(tids).collect();
+    let limit = pid_max();
+    for &tid in wanted.iter().filter(|&&tid| tid >= limit) {
+        let problem = format!("pid {tid} is not below this machine's limit of {limit}");
+        let help = "raise /proc/sys/kernel/pid_max";
+        ctx.obstacle(Place::Machine, problem, Some(help));
+    }
+    for (tid, owner) in taken(&wanted) {
+        let problem = format!("pid {tid} is taken: {owner}");
+        let help = "wait until it is free, or restore with `--pids ns` or `--pids new`";
+        ctx.obstacle(Place::Task { pid: tid }, problem, Some(help));
+    }
+}
+
+fn plan_new(ctx: &mut RestoreContext<'_>) {
+    let image = ctx.image;
+    for task in &image.tasks {
+        for reason in reasons_against_new(task) {
+            let problem = format!("cannot live under a new pid: {reason}");
+            let help = "restore with `--pids same` or `--pids ns`";
+            ctx.obstacle(Place::Task { pid: task.pid }, problem, Some(help));
+        }
+    }
+}
+
+/// Why a task would notice that its pid has changed, as far as its state
+/// shows; what only its memory shows is checked by [`super::new_pid`].
+fn reasons_against_new(task: &TaskState) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if task.threads.len() != 1 || task.threads[0].tid != task.pid {
+        reasons.push(format!(
+            "it has {} threads, which know each other by their ids",
+            task.threads.len()
+        ));
+    }
+    for timer in &task.posix_timers {
+        if matches!(timer.notify, TimerNotify::Thread { .. }) {
+            reasons.push(format!("timer {} signals a thread by its id", timer.id));
+        }
+    }
+    reasons
+}
+
+fn plan_namespace(ctx: &mut RestoreContext<'_>) {
+    if !ctx.has_capability(CapabilitySet::SYS_ADMIN) {
+        let problem = "CAP_SYS_ADMIN is missing: pid and mount namespaces need it".to_owned();
+        ctx.obstacle(Place::Machine, problem, Some("run as root"));
+    }
+    let limit = pid_max();
+    let image = ctx.image;
+    for tid in image.tasks.iter().flat_map(tids) {
+        if tid == 1 {
+            let problem = "pid 1 of a pid namespace is icecore's own init".to_owned();
+            ctx.obstacle(Place::Task { pid: tid }, problem, Some("use `--pids new`"));
+        } else if tid >= limit {
+            let problem = format!("pid {tid} is not below this machine's limit of {limit}");
+            let help = "raise /proc/sys/kernel/pid_max";
+            ctx.obstacle(Place::Machine, problem, Some(help));
+        }
+    }
+}
+
+fn need_set_tid(ctx: &mut RestoreContext<'_>) {
+    if ctx.has_capability(CapabilitySet::SYS_ADMIN)
+        || ctx.has_capability(CapabilitySet::CHECKPOINT_RESTORE)
+    {
+        return;
+    }
+    let problem = "CAP_CHECKPOINT_RESTORE is missing: choosing a pid needs it".to_owned();
+    let help = "run as root, or with `--pids new` where the task allows it";
+    ctx.obstacle(Place::Machine, problem, Some(help));
+}
+
+/// Every id a task needs: its threads' and, where its leader has exited, its
+/// own.
+pub(crate) fn tids(task: &TaskState) -> impl Iterator<Item = u32> + use<> {
+    let mut all: BTreeSet<u32> = task.threads.iter().map(|t| t.tid).collect();
+    all.insert(task.pid);
+    all.into_iter()
+}
+
+fn pid_max() -> u32 {
+    fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u32::MAX)
+}
+
+/// Which of `wanted` are taken, and by whom: as a thread, or only as the id of
+/// a process group or session that outlives its leader.
+pub(crate) fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+    let mut found = BTreeMap::new();
+    for &tid in wanted {
+        if let Some(owner) = thread_owner(tid) {
+            found.insert(tid, owner);
+        }
+    }
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return found;
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str().and_then(|n| n.parse().ok()));
+    for pid in pids {
+        let Some(ids) = group_and_session(pid) else {
+            continue;
+        };
+        for (id, role) in ids.into_iter().zip(["process group", "session"]) {
+            if wanted.contains(&id) {
+                found
+                    .entry(id)
+                    .or_insert_with(|| format!("the {role} of {}", name(pid)));
+            }
+        }
+    }
+    found
+}
+
+/// The owner of a thread id that exists (zombies included).
+fn thread_owner(tid: u32) -> Option<String> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let tgid = status_field(&status, "Tgid:")?;
+    Some(if tgid == tid {
+        name(tid)
+    } else {
+        format!("a thread of {}", name(tgid))
+    })
+}
+
+/// Process group and session of `pid` (fields 5 and 6 of `stat`).
+fn group_and_session(pid: u32) -> Option<[u32; 2]> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_comm = stat.iter().rposition(|&b| b == b')')? + 1;
+    let rest = std::str::from_utf8(&stat[after_comm..]).ok()?;
+    let mut fields = rest.split_whitespace().skip(2);
+    Some([fields.next()?.parse().ok()?, fields.next()?.parse().ok()?])
+}
+
+fn name(pid: u32) -> String {
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let comm = String::from_utf8_lossy(comm.trim_ascii_end()).into_owned();
+    format!("pid {pid} ({comm})")
+}
+
+fn status_field(status: &[u8], key: &str) -> Option<u32> {
+    status
+        .split(|&b| b == b'\n')
+        .find_map(|line| line.strip_prefix(key.as_bytes()))
+        .and_then(|rest| std::str::from_utf8(rest).ok())
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_pid_is_taken_and_named() {
+        let me = std::process::id();
+        let found = taken(&BTreeSet::from([me]));
+        assert!(found[&me].starts_with(&format!("pid {me} (")), "{found:?}");
+    }
+
+    #[test]
+    fn a_thread_is_named_with_its_process() {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let found = taken(&BTreeSet::from([tid]));
+        let process = format!("pid {} (", std::process::id());
+        assert!(found[&tid].contains(&process), "{found:?}");
+    }
+}
