@@ -1,11 +1,16 @@
 //! What can go wrong, per operation.
 
+use std::io;
 use std::path::PathBuf;
 
 use icecore_images::{ReadError, WriteError};
+use rustix::io::Errno;
 
 use crate::blocker::{Blocker, Obstacle};
+use crate::observer::Stage;
+use crate::tracer::ScriptError;
 use crate::tracer::freeze::InjectError;
+use crate::tracer::remote::RemoteError;
 
 /// A dump failed; the target goes on as if nothing had happened.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +110,98 @@ pub enum RestoreError {
         /// Why it failed.
         #[source]
         source: std::io::Error,
+    },
+    /// The caller cancelled it.
+    #[error("restore: cancelled")]
+    Cancelled,
+    /// The caller's own work at a stage failed.
+    #[error("restore: stage {}", .stage.name())]
+    Stage {
+        /// The stage.
+        stage: Stage,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A namespace could not be made.
+    #[error("restore: {what}")]
+    Namespace {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A process could not be created.
+    #[error("restore pid {pid}: create the process")]
+    Spawn {
+        /// The pid of the image.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A single step inside the restored task failed.
+    #[error("restore pid {pid}: {what}")]
+    Step {
+        /// The pid of the image.
+        pid: u32,
+        /// The step.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Errno,
+    },
+    /// A call of a script inside the restored task failed.
+    #[error("restore pid {pid}: {stage}, in thread {tid}")]
+    Script {
+        /// The pid of the image.
+        pid: u32,
+        /// The thread of the image.
+        tid: u32,
+        /// The part of the restore it belongs to.
+        stage: &'static str,
+        /// The call.
+        #[source]
+        source: ScriptError,
+    },
+    /// The task under restore could not be controlled.
+    #[error("restore pid {pid}: {what}")]
+    Remote {
+        /// The pid of the image.
+        pid: u32,
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: RemoteError,
+    },
+    /// /proc of the task under restore could not be read.
+    #[error("restore pid {pid}: read {what}")]
+    Proc {
+        /// The pid of the image.
+        pid: u32,
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address space has no room for the restorer.
+    #[error("restore pid {pid}: no {len} bytes are free both in icecore and in the task")]
+    NoRoom {
+        /// The pid of the image.
+        pid: u32,
+        /// Bytes needed.
+        len: u64,
+    },
+    /// The task cannot live under a new pid.
+    #[error("restore pid {pid} under a new pid: {reason}")]
+    NewPid {
+        /// The pid of the image.
+        pid: u32,
+        /// Why.
+        reason: String,
     },
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
 /// Gives children of the calling thread a time namespace in which the clocks
 /// go on from `clocks`.
 pub(crate) fn enter(clocks: &ClockState) -> Result<(), RestoreError> {
-    let step = |what| move |source| RestoreError::Clock { what, source };
+    let step = |what: &'static str| move |source| RestoreError::Namespace { what: what.to_owned(), source };
     nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))
         .map_err(|e| step("create a time namespace")(e.into()))?;
     let path = offsets_path();

@@ -1,23 +1,235 @@
 //! Restore: `plan → spawn → rebuild → remap → resume`.
+//!
+//! No code of ours runs in a restored task but system calls: a child that does
+//! nothing is taken over by ptrace and turned into the task, script by script.
+//!
+//! Ordering requirements:
+//! - open file descriptions are opened here before the child is created, which
+//!   inherits them;
+//! - descriptors are placed while icecore's memory is still there, as nothing
+//!   depends on it, and before the memory that may map their files;
+//! - memory is filled before protections are final;
+//! - signal actions and limits come before threads, which share them; threads
+//!   before the state that is each one's own;
+//! - what has an identity in the task (epoll, owners) comes after the threads,
+//!   timers and queued signals after everything;
+//! - credentials are dropped in the threads' state: what needs privileges is
+//!   done before, or by ptrace.
 
+mod blob;
+mod child;
+mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod file_ref;
 pub(crate) mod ghost;
 pub(crate) mod memory;
+mod pids;
+mod resume;
+mod sleep;
+mod spawn;
 pub(crate) mod state;
+mod threads;
 
-use icecore_images::Checkpoint;
+use std::time::Instant;
+
+use icecore_images::mm::MmState;
+use icecore_images::task::TaskState;
+use icecore_images::{Checkpoint, Image, PageReader};
+use rustix::thread::CapabilitySet;
 
 use crate::blocker::{Obstacle, Place};
 use crate::error::RestoreError;
+use crate::observer::{Moment, Stage};
 use crate::options::RestoreOptions;
 use crate::stats::{RestoreReport, RestoreStats};
+use crate::tracer::Script;
+use crate::tracer::remote::Pace;
+use child::Child;
+use descriptors::Opened;
 
 /// Wakes the tasks up. Returns once they run; a root task that is neither
 /// detached nor a sibling is a child of this process, to be waited for.
 pub(crate) fn run(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
-    let _ = options;
-    unimplemented!("stages")
+    // ptrace, the time namespace and the signal mask belong to a thread: one
+    // of our own, so that the caller's stays as it is.
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("icecore-restore".to_owned());
+        let started = builder.spawn_scoped(scope, || run_here(options));
+        let thread = started.map_err(|source| RestoreError::Namespace {
+            what: "start a thread".to_owned(),
+            source,
+        })?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn run_here(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
+    let start = Instant::now();
+    block_signals()?;
+    let image = Image::open(&options.images_dir).map_err(|e| RestoreError::Image(Box::new(e)))?;
+    let mut ctx = RestoreContext::new(options, &image);
+    plan(&mut ctx)?;
+    ctx.stats.plan_us = micros(start);
+    let mut report = RestoreReport::default();
+    if !options.dry_run {
+        report.pid = Some(wake(&mut ctx)?);
+    }
+    ctx.stats.total_us = micros(start);
+    report.stats = ctx.stats;
+    report.notes = ctx.notes;
+    Ok(report)
+}
+
+/// A child starts with the signal mask of the thread that creates it.
+fn block_signals() -> Result<(), RestoreError> {
+    let blocked = nix::sys::signal::SigSet::all().thread_block();
+    blocked.map_err(|e| RestoreError::Namespace {
+        what: "block signals".to_owned(),
+        source: e.into(),
+    })
+}
+
+/// Finds everything that stands in the way, before anything is created.
+fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
+    let image = ctx.image;
+    if image.tasks.len() != 1 {
+        let problem = format!("holds a tree of {} tasks", image.tasks.len());
+        let place = Place::Path {
+            path: ctx.options.images_dir.display().to_string(),
+        };
+        ctx.obstacle(place, problem, Some("only single tasks can be restored yet"));
+    }
+    pids::plan(ctx);
+    clock::plan(ctx);
+    state::plan(ctx);
+    memory::plan(ctx);
+    descriptors::plan(ctx);
+    match ctx.obstacles.is_empty() {
+        true => Ok(()),
+        false => Err(RestoreError::Obstacles {
+            obstacles: std::mem::take(&mut ctx.obstacles),
+        }),
+    }
+}
+
+fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
+    let image = ctx.image;
+    let Some(task) = image.tasks.first() else {
+        return Err(missing(0, "a task"));
+    };
+    let mm = image.mms.iter().find(|mm| mm.id == task.mm);
+    let mm = mm.ok_or_else(|| missing(task.pid, "its address space"))?;
+    ctx.stage(Stage::PreRestore, None)?;
+    let opened = descriptors::open_all(ctx)?;
+    if ctx.options.clock_from_dump {
+        clock::enter(&image.clocks)?;
+    }
+
+    let spawning = Instant::now();
+    let mut child = spawn::task(ctx, task)?;
+    spawn::place_in_session(ctx, task, &mut child)?;
+    ctx.stats.spawn_us = micros(spawning);
+
+    let threads = rebuild(ctx, task, mm, &opened, &mut child)?;
+    ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
+    let ready = resume::finish(task, child, threads)?;
+    ctx.stage(Stage::PreResume, Some(ready.pid()))?;
+    let pid = ready.let_go(ctx, task)?;
+    ctx.stage(Stage::PostResume, Some(pid))?;
+    Ok(pid)
+}
+
+/// The scripts of a task's rebuilding, made beforehand so that the restorer's
+/// room can be measured.
+struct Scripts {
+    place: Script,
+    map: Script,
+    finish_memory: Script,
+    before_threads: Script,
+    finish_descriptors: Script,
+    last: Script,
+}
+
+impl Scripts {
+    fn new(ctx: &RestoreContext<'_>, task: &TaskState, mm: &MmState, opened: &Opened) -> Self {
+        let built = |append: &dyn Fn(&mut Script)| {
+            let mut script = Script::new();
+            append(&mut script);
+            script
+        };
+        Self {
+            place: built(&|s| descriptors::place(ctx, opened, task, s)),
+            map: built(&|s| memory::map(ctx, mm, s)),
+            finish_memory: built(&|s| memory::finish(ctx, mm, s)),
+            before_threads: built(&|s| state::before_threads(ctx, task, s)),
+            finish_descriptors: built(&|s| descriptors::finish(ctx, task, s)),
+            last: built(&|s| state::last(ctx, task, s)),
+        }
+    }
+
+    fn largest(&self) -> usize {
+        let all = [
+            &self.place,
+            &self.map,
+            &self.finish_memory,
+            &self.before_threads,
+            &self.finish_descriptors,
+            &self.last,
+        ];
+        all.into_iter().map(blob::room_for).max().unwrap_or(0)
+    }
+}
+
+/// Turns the child into the task, up to its final registers.
+fn rebuild<'a>(
+    ctx: &mut RestoreContext<'_>,
+    task: &'a TaskState,
+    mm: &MmState,
+    opened: &Opened,
+    child: &mut Child,
+) -> Result<Vec<threads::Thread<'a>>, RestoreError> {
+    let start = Instant::now();
+    let scripts = Scripts::new(ctx, task, mm, opened);
+    let room = scripts.largest().max(threads::largest_script(ctx, task));
+    child.move_in(mm, room + SCRIPT_MARGIN)?;
+
+    child.run("place the descriptors", &scripts.place, Pace::Fast)?;
+    child.unmap_all()?;
+    child.run("map the memory", &scripts.map, Pace::Fast)?;
+    ctx.cancelled()?;
+    let filling = Instant::now();
+    memory::fill(ctx, mm, child.process.pid)?;
+    ctx.stats.pages_us = micros(filling);
+    ctx.cancelled()?;
+    child.run("finish the memory", &scripts.finish_memory, Pace::Fast)?;
+    child.run("restore the task's state", &scripts.before_threads, Pace::Fast)?;
+
+    // From here on the task has its own signal actions, which the breakpoint
+    // of the fast pace would change.
+    let mut threads = threads::create(ctx, task, child)?;
+    threads::restore_state(ctx, task, child, &mut threads)?;
+    child.run("finish the descriptors", &scripts.finish_descriptors, Pace::Careful)?;
+    child.run("arm timers and queue signals", &scripts.last, Pace::Careful)?;
+    ctx.stats.rebuild_us = micros(start).saturating_sub(ctx.stats.pages_us);
+    Ok(threads)
+}
+
+/// Room beside the largest script: single calls' arguments, and the end mark.
+const SCRIPT_MARGIN: usize = 4096;
+
+fn missing(pid: u32, what: &str) -> RestoreError {
+    RestoreError::Step {
+        pid,
+        what: format!("find {what} in the image"),
+        source: rustix::io::Errno::NOENT,
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the stages of a restore share.
@@ -26,11 +238,29 @@ pub(crate) struct RestoreContext<'a> {
     pub(crate) options: &'a RestoreOptions,
     /// The verified image.
     pub(crate) image: &'a Checkpoint,
+    /// Its page contents.
+    pub(crate) pages: &'a PageReader,
     /// Everything that stands in the way; reported together.
     pub(crate) obstacles: Vec<Obstacle>,
     /// Deviations that do not stop a restore but are said aloud.
     pub(crate) notes: Vec<String>,
     pub(crate) stats: RestoreStats,
+    capabilities: CapabilitySet,
+}
+
+impl<'a> RestoreContext<'a> {
+    fn new(options: &'a RestoreOptions, image: &'a Image) -> Self {
+        let capabilities = rustix::thread::capabilities(None);
+        Self {
+            options,
+            image: &image.checkpoint,
+            pages: &image.pages,
+            obstacles: Vec::new(),
+            notes: Vec::new(),
+            stats: RestoreStats::default(),
+            capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
+        }
+    }
 }
 
 impl RestoreContext<'_> {
@@ -41,5 +271,35 @@ impl RestoreContext<'_> {
             problem,
             help: help.map(str::to_owned),
         });
+    }
+
+    /// Notes a deviation that is said aloud.
+    pub(crate) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    /// Whether we have a capability, effectively.
+    pub(crate) fn has_capability(&self, capability: CapabilitySet) -> bool {
+        self.capabilities.contains(capability)
+    }
+
+    /// Tells the caller of a stage; a failure of theirs is ours.
+    fn stage(&self, stage: Stage, pid: Option<u32>) -> Result<(), RestoreError> {
+        self.cancelled()?;
+        let moment = Moment {
+            stage,
+            images_dir: self.options.images_dir.clone(),
+            init_pid: pid,
+        };
+        let told = self.options.observer.stage(&moment);
+        told.map_err(|source| RestoreError::Stage { stage, source })
+    }
+
+    /// Ends the restore if the caller wishes so.
+    fn cancelled(&self) -> Result<(), RestoreError> {
+        match self.options.cancel.is_cancelled() {
+            true => Err(RestoreError::Cancelled),
+            false => Ok(()),
+        }
     }
 }

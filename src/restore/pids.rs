@@ -9,6 +9,8 @@ use rustix::thread::CapabilitySet;
 
 use super::RestoreContext;
 use crate::blocker::Place;
+use crate::kernel::stat::Stat;
+use crate::kernel::status::Status;
 use crate::options::PidPolicy;
 
 /// Notes what keeps the tasks from getting their pids.
@@ -126,10 +128,10 @@ pub(crate) fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         .flatten()
         .filter_map(|e| e.file_name().to_str().and_then(|n| n.parse().ok()));
     for pid in pids {
-        let Some(ids) = group_and_session(pid) else {
-            continue;
+        let Ok(stat) = Stat::read(pid) else {
+            continue; // it has just ended
         };
-        for (id, role) in ids.into_iter().zip(["process group", "session"]) {
+        for (id, role) in [(stat.pgid, "process group"), (stat.sid, "session")] {
             if wanted.contains(&id) {
                 found
                     .entry(id)
@@ -142,8 +144,7 @@ pub(crate) fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
 
 /// The owner of a thread id that exists (zombies included).
 fn thread_owner(tid: u32) -> Option<String> {
-    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
-    let tgid = status_field(&status, "Tgid:")?;
+    let tgid = Status::read(tid).ok()?.tgid;
     Some(if tgid == tid {
         name(tid)
     } else {
@@ -151,27 +152,10 @@ fn thread_owner(tid: u32) -> Option<String> {
     })
 }
 
-/// Process group and session of `pid` (fields 5 and 6 of `stat`).
-fn group_and_session(pid: u32) -> Option<[u32; 2]> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after_comm = stat.iter().rposition(|&b| b == b')')? + 1;
-    let rest = std::str::from_utf8(&stat[after_comm..]).ok()?;
-    let mut fields = rest.split_whitespace().skip(2);
-    Some([fields.next()?.parse().ok()?, fields.next()?.parse().ok()?])
-}
-
 fn name(pid: u32) -> String {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let comm = String::from_utf8_lossy(comm.trim_ascii_end()).into_owned();
     format!("pid {pid} ({comm})")
-}
-
-fn status_field(status: &[u8], key: &str) -> Option<u32> {
-    status
-        .split(|&b| b == b'\n')
-        .find_map(|line| line.strip_prefix(key.as_bytes()))
-        .and_then(|rest| std::str::from_utf8(rest).ok())
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]

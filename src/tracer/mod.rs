@@ -9,7 +9,9 @@ pub mod memory;
 pub mod peek;
 pub mod ptrace;
 pub mod refuse;
+pub mod remote;
 mod rseq;
+
 pub mod script;
 pub mod stub;
 mod timeout;

@@ -1,0 +1,280 @@
+//! A process under restore: remote-controlled, and gone without a trace unless
+//! it is let go at the end.
+
+use std::io;
+
+use icecore_images::mm::MmState;
+use icecore_parasite::{SCRIPT_HEADER, restorer};
+use rustix::io::Errno;
+
+use super::blob::{self, Blob};
+use crate::error::RestoreError;
+use crate::kernel::{maps, vdso};
+use crate::tracer::remote::{Pace, Remote, RemoteError, RemoteMemory, Returned, kill_and_reap};
+use crate::tracer::{Outcome, Script};
+
+const RSEQ_FLAG_UNREGISTER: u64 = 1;
+
+/// A process under restore and its first thread.
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// Its first thread.
+    pub(crate) leader: Remote,
+    /// What all its threads have in common.
+    pub(crate) process: Process,
+}
+
+/// What the threads of a process under restore have in common.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its pid in the image, for messages.
+    pub(crate) image_pid: u32,
+    /// Its pid as this process sees it.
+    pub(crate) pid: u32,
+    /// Its memory.
+    pub(crate) memory: RemoteMemory,
+    blob: Option<Blob>,
+    gate: u64,
+    guard: Guard,
+}
+
+/// Kills a process and waits until it is gone, unless it is disarmed.
+#[derive(Debug)]
+struct Guard {
+    pid: u32,
+    armed: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed {
+            kill_and_reap(self.pid);
+        }
+    }
+}
+
+impl Child {
+    /// A process that `leader` controls, with nothing of ours in it yet.
+    pub(crate) fn new(image_pid: u32, leader: Remote) -> Result<Self, RestoreError> {
+        let pid = leader.tid();
+        let guard = Guard { pid, armed: true };
+        let memory = RemoteMemory::open(pid).map_err(proc_error(image_pid, "memory"))?;
+        let gate = find_gate(image_pid, pid, &memory, None)?;
+        let process = Process {
+            image_pid,
+            pid,
+            memory,
+            blob: None,
+            gate,
+            guard,
+        };
+        Ok(Self { leader, process })
+    }
+
+    /// A process that `self` has just created: with the restorer at the same
+    /// place.
+    pub(crate) fn descendant(&self, image_pid: u32, leader: Remote) -> Result<Self, RestoreError> {
+        let mut child = Self::new(image_pid, leader)?;
+        child.process.blob = self.process.blob;
+        child.process.gate = self.process.gate;
+        Ok(child)
+    }
+
+    /// Maps the restorer where it can stay until `then` is in place, with room
+    /// for scripts of `script_len` bytes. No area is ever writable and
+    /// executable.
+    pub(crate) fn move_in(&mut self, then: &MmState, script_len: usize) -> Result<(), RestoreError> {
+        let (image_pid, pid) = (self.process.image_pid, self.process.pid);
+        let now = read_maps(image_pid, pid)?;
+        let blob = Blob::place(&now, then, script_len).ok_or(RestoreError::NoRoom {
+            pid: image_pid,
+            len: script_len as u64,
+        })?;
+        let (code, whole) = (blob.code_page(), blob.range());
+        let fixed = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let len = whole.end - whole.start;
+        let mmap = [whole.start, len, writable, fixed as u64, u64::MAX, 0];
+        self.syscall("map the restorer", libc::SYS_mmap, &mmap)?;
+        let process = &mut self.process;
+        process.write("write the restorer", code.start, restorer())?;
+        process.blob = Some(blob);
+        let mprotect = [code.start, code.end - code.start, executable];
+        self.syscall("protect the restorer", libc::SYS_mprotect, &mprotect)?;
+        self.process.gate = blob.gate().unwrap_or(self.process.gate);
+        Ok(())
+    }
+
+    /// Unmaps everything but the restorer and the vDSO.
+    pub(crate) fn unmap_all(&mut self) -> Result<(), RestoreError> {
+        let rseq = self.leader.rseq();
+        if let Some(rseq) = rseq.map_err(self.process.remote("ask for rseq"))? {
+            let (len, signature) = (u64::from(rseq.len), u64::from(rseq.signature));
+            let unregister = [rseq.address, len, RSEQ_FLAG_UNREGISTER, signature];
+            self.syscall("unregister rseq", libc::SYS_rseq, &unregister)?;
+        }
+        let areas = read_maps(self.process.image_pid, self.process.pid)?;
+        let kept = vdso::areas(&areas).into_iter().map(|a| a.start..a.end);
+        let kept = kept.chain([self.process.blob()?.range()]).collect();
+        let mut script = Script::new();
+        for range in blob::all_but(kept) {
+            let args = [range.start, range.end - range.start];
+            script.call("unmap icecore's memory", libc::SYS_munmap as u32, args);
+        }
+        self.run("leave icecore's memory", &script, Pace::Fast)?;
+        Ok(())
+    }
+
+    /// Unmaps the restorer. What is left to be done is done through another
+    /// `syscall` instruction.
+    pub(crate) fn move_out(&mut self) -> Result<(), RestoreError> {
+        let process = &mut self.process;
+        let blob = process.blob()?;
+        process.gate = find_gate(process.image_pid, process.pid, &process.memory, Some(blob))?;
+        let range = blob.range();
+        let munmap = [range.start, range.end - range.start];
+        self.syscall("unmap the restorer", libc::SYS_munmap, &munmap)?;
+        self.process.blob = None;
+        Ok(())
+    }
+
+    /// Makes one system call that must succeed.
+    pub(crate) fn syscall(
+        &mut self,
+        what: &str,
+        nr: libc::c_long,
+        args: &[u64],
+    ) -> Result<u64, RestoreError> {
+        let returned = self.try_syscall(what, nr, args)?;
+        returned.result().map_err(self.process.step(what))
+    }
+
+    /// Makes one system call.
+    pub(crate) fn try_syscall(
+        &mut self,
+        what: &str,
+        nr: libc::c_long,
+        args: &[u64],
+    ) -> Result<Returned, RestoreError> {
+        let returned = self.leader.syscall(self.process.gate, nr as u32, args);
+        returned.map_err(self.process.remote(what))
+    }
+
+    /// Runs a script in the first thread.
+    pub(crate) fn run(
+        &mut self,
+        stage: &'static str,
+        script: &Script,
+        pace: Pace,
+    ) -> Result<Outcome, RestoreError> {
+        let tid = self.process.image_pid;
+        self.process.run_in(&mut self.leader, tid, stage, script, pace)
+    }
+
+    /// The process is on its own from here on; its first thread goes, or, if
+    /// it `exits`, ends alone.
+    pub(crate) fn release(mut self, exits: bool) -> Result<(), RemoteError> {
+        self.process.guard.armed = false;
+        match exits {
+            true => self.leader.exit(self.process.gate),
+            false => self.leader.detach(),
+        }
+    }
+}
+
+impl Process {
+    /// Where the restorer lies.
+    pub(crate) fn blob(&self) -> Result<Blob, RestoreError> {
+        let none = self.step("use the restorer, which is not there");
+        self.blob.ok_or(Errno::NOEXEC).map_err(none)
+    }
+
+    /// Address of a `syscall` instruction.
+    pub(crate) fn gate(&self) -> u64 {
+        self.gate
+    }
+
+    /// Runs a script in `thread`, whose id in the image is `tid`.
+    pub(crate) fn run_in(
+        &self,
+        thread: &mut Remote,
+        tid: u32,
+        stage: &'static str,
+        script: &Script,
+        pace: Pace,
+    ) -> Result<Outcome, RestoreError> {
+        let blob = self.blob()?;
+        let failed = |source| self.remote(stage)(source);
+        // The result of the last call is not written back at the careful pace.
+        let mut script = script.clone();
+        script.try_call("end of script", libc::SYS_getpid as u32, [0_u64; 0]);
+        let at = blob.script() + SCRIPT_HEADER as u64;
+        let mut bytes = vec![0; SCRIPT_HEADER];
+        bytes[..8].copy_from_slice(&(script.call_count() as u64).to_le_bytes());
+        bytes.extend(script.load(at));
+        self.memory.write(blob.script(), &bytes).map_err(failed)?;
+        let run = thread.run(blob.entry(), blob.script(), script.call_count(), pace);
+        run.map_err(failed)?;
+        let after = self.memory.read(at, script.loaded_len()).map_err(failed)?;
+        let outcome = script.outcome(after);
+        outcome.map_err(|source| RestoreError::Script {
+            pid: self.image_pid,
+            tid,
+            stage,
+            source,
+        })
+    }
+
+    /// Writes into the process's memory, whatever the protection there.
+    pub(crate) fn write(&self, what: &str, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.memory.write(at, bytes).map_err(self.remote(what))
+    }
+
+    /// An error of remote control.
+    pub(crate) fn remote(&self, what: &str) -> impl FnOnce(RemoteError) -> RestoreError + use<> {
+        let (pid, what) = (self.image_pid, what.to_owned());
+        move |source| RestoreError::Remote { pid, what, source }
+    }
+
+    /// An error of a single system call.
+    pub(crate) fn step(&self, what: &str) -> impl FnOnce(Errno) -> RestoreError + use<> {
+        let (pid, what) = (self.image_pid, what.to_owned());
+        move |source| RestoreError::Step { pid, what, source }
+    }
+}
+
+/// A `syscall` instruction outside of the restorer: the vDSO's, or any other in
+/// executable memory.
+fn find_gate(
+    image_pid: u32,
+    pid: u32,
+    memory: &RemoteMemory,
+    without: Option<Blob>,
+) -> Result<u64, RestoreError> {
+    let mut areas = read_maps(image_pid, pid)?;
+    areas.retain(|a| a.prot & libc::PROT_EXEC as u32 != 0 && a.start < 1 << 63);
+    areas.retain(|a| without.is_none_or(|blob| !blob.range().contains(&a.start)));
+    areas.sort_by_key(|a| a.name != b"[vdso]");
+    for area in areas {
+        let Ok(code) = memory.read(area.start, area.len() as usize) else {
+            continue; // a mapped file that is shorter than its mapping
+        };
+        if let Some(at) = blob::find_gate(&code) {
+            return Ok(area.start + at);
+        }
+    }
+    Err(RestoreError::Step {
+        pid: image_pid,
+        what: "find a system call instruction".to_owned(),
+        source: Errno::NOEXEC,
+    })
+}
+
+fn read_maps(image_pid: u32, pid: u32) -> Result<Vec<maps::Area>, RestoreError> {
+    maps::read_maps(pid).map_err(proc_error(image_pid, "maps"))
+}
+
+fn proc_error(pid: u32, what: &'static str) -> impl FnOnce(io::Error) -> RestoreError {
+    move |source| RestoreError::Proc { pid, what, source }
+}

@@ -1,0 +1,145 @@
+//! The last steps: final registers, away with the restorer, and the task is on
+//! its own.
+
+use std::time::{Duration, Instant};
+
+use icecore_images::task::{RunState, TaskState};
+use icecore_images::thread::{Registers, ThreadState};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::RestoreContext;
+use super::child::{Child, Process};
+use super::sleep;
+use super::threads::{Thread, leader_has_exited};
+use crate::error::RestoreError;
+use crate::kernel::stat;
+use crate::tracer::ptrace::TraceError;
+use crate::tracer::remote::Remote;
+
+/// A task ready to go: every thread has its final registers.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    child: Child,
+    threads: Vec<Remote>,
+    leader_exits: bool,
+}
+
+/// Puts the final registers into every thread and unmaps the restorer.
+///
+/// Ordering requirements:
+/// - interrupted calls are issued again while the restorer is there to hold
+///   their time-outs;
+/// - the other threads stand still outside of the restorer before it goes;
+/// - raw registers that restart a call are put back where no call is under way
+///   any more.
+pub(crate) fn finish(
+    task: &TaskState,
+    mut child: Child,
+    threads: Vec<Thread<'_>>,
+) -> Result<Ready, RestoreError> {
+    let mut parked = Vec::new();
+    for Thread { mut remote, state } in threads {
+        let registers = sleep::reissue(&child.process, &mut remote, state)?;
+        park(&child.process, &mut remote, state, &registers)?;
+        parked.push(remote);
+    }
+    let leader = &task.threads[0];
+    let exits = leader_has_exited(task);
+    let registers = match exits {
+        true => None,
+        false => Some(sleep::reissue(&child.process, &mut child.leader, leader)?),
+    };
+    child.move_out()?;
+    if let Some(registers) = registers {
+        park(&child.process, &mut child.leader, leader, &registers)?;
+    }
+    Ok(Ready {
+        child,
+        threads: parked,
+        leader_exits: exits,
+    })
+}
+
+/// Stands the thread still with its final registers.
+fn park(
+    process: &Process,
+    remote: &mut Remote,
+    state: &ThreadState,
+    registers: &Registers,
+) -> Result<(), RestoreError> {
+    let tid = state.tid;
+    let failed = |what: &str| process.remote(&format!("{what} of thread {tid}"));
+    remote.to_rest().map_err(failed("come to the end"))?;
+    let thread = remote.thread();
+    let set = |what, result: Result<(), TraceError>| result.map_err(|e| failed(what)(e.into()));
+    let len = thread.xstate().map_err(|e| failed("read the extended state")(e.into()))?.len();
+    let mut area = state.xstate.area.0.clone();
+    area.resize(len, 0);
+    set("set the extended state", thread.set_xstate(&area))?;
+    set("set the registers", thread.set_registers(registers))?;
+    if let Some(config) = &state.syscall_user_dispatch {
+        set("set syscall user dispatch", thread.set_syscall_user_dispatch(config))?;
+    }
+    set("set the signal mask", thread.set_signal_mask(state.signal_mask))
+}
+
+impl Ready {
+    /// Pid of the task as this process sees it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.process.pid
+    }
+
+    /// Lets the task go. From the moment no thread dies with us any more it is
+    /// restored, whatever becomes of us.
+    pub(crate) fn let_go(
+        self,
+        ctx: &RestoreContext<'_>,
+        task: &TaskState,
+    ) -> Result<u32, RestoreError> {
+        let Ready {
+            child,
+            threads,
+            leader_exits,
+        } = self;
+        let pid = child.process.pid;
+        let stopped = ctx.options.leave_stopped || matches!(task.run, RunState::Stopped { .. });
+        if stopped {
+            stop(&child)?;
+        }
+        let failed = |source| RestoreError::Remote {
+            pid: task.pid,
+            what: "let the task go".to_owned(),
+            source,
+        };
+        for thread in threads.iter().chain([&child.leader]) {
+            thread.spare().map_err(failed)?;
+        }
+        child.release(leader_exits).map_err(failed)?;
+        for thread in threads {
+            thread.detach().map_err(failed)?;
+        }
+        if stopped {
+            wait_until_stopped(pid);
+        }
+        Ok(pid)
+    }
+}
+
+/// Stops the task as soon as it is let go.
+fn stop(child: &Child) -> Result<(), RestoreError> {
+    let pid = Pid::from_raw(child.process.pid as i32).ok_or(rustix::io::Errno::SRCH);
+    pid.and_then(|pid| kill_process(pid, Signal::STOP))
+        .map_err(child.process.step("stop the task"))
+}
+
+/// The kernel stops the threads as they come by; this is over at once unless
+/// the machine is very busy, and nothing depends on it.
+fn wait_until_stopped(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        match stat::Stat::read(pid) {
+            Ok(stat) if stat.state != b'T' => std::thread::sleep(Duration::from_micros(100)),
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Creating a process to restore a task into.
+
+use std::os::fd::AsFd;
+
+use icecore_images::task::TaskState;
+use icecore_images::seccomp::SeccompState;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::RestoreContext;
+use super::child::Child;
+use crate::error::RestoreError;
+use crate::kernel::clone3::{Gate, spawn_waiting};
+use crate::options::PidPolicy;
+use crate::tracer::remote::{Remote, kill_and_reap};
+
+/// Creates a process, a copy of this one, and takes it over: it dies with us
+/// from its first moment on, at a closed pipe first and then through ptrace.
+/// All its signals are blocked, as the calling thread's are.
+pub(crate) fn spawn(
+    ctx: &RestoreContext<'_>,
+    pid: u32,
+    set_tid: Option<u32>,
+    flags: u64,
+) -> Result<Child, RestoreError> {
+    let failed = |source| RestoreError::Spawn { pid, source };
+    let (wait, keep) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    let gate = Gate {
+        wait: wait.as_fd(),
+        keep: keep.as_fd(),
+    };
+    // A sibling inherits our own exit signal: CLONE_PARENT wants 0.
+    let (flags, exit_signal) = match ctx.options.sibling {
+        true => (flags | libc::CLONE_PARENT as u64, 0),
+        false => (flags, libc::SIGCHLD as u64),
+    };
+    let created = spawn_waiting(flags, exit_signal, set_tid, gate).map_err(failed)?;
+    let seized = Remote::seize(created, suspends_seccomp(ctx));
+    let remote = seized.map_err(|source| {
+        kill_and_reap(created);
+        RestoreError::Remote {
+            pid,
+            what: "take the new process over".to_owned(),
+            source,
+        }
+    })?;
+    Child::new(pid, remote)
+}
+
+/// Filters must not apply to what is still to be done once they are installed.
+/// Needs CAP_SYS_ADMIN, so it is asked for only where it matters.
+fn suspends_seccomp(ctx: &RestoreContext<'_>) -> bool {
+    let mut threads = ctx.image.tasks.iter().flat_map(|task| &task.threads);
+    threads.any(|thread| thread.seccomp != SeccompState::Off)
+}
+
+/// The task's root process where no namespace is wanted.
+pub(crate) fn task(ctx: &RestoreContext<'_>, task: &TaskState) -> Result<Child, RestoreError> {
+    let set_tid = (ctx.options.pids == PidPolicy::Same).then_some(task.pid);
+    let child = spawn(ctx, task.pid, set_tid, 0)?;
+    match set_tid {
+        Some(pid) if child.process.pid != pid => Err(RestoreError::Spawn {
+            pid,
+            source: Errno::SRCH,
+        }),
+        _ => Ok(child),
+    }
+}
+
+/// Makes the task the leader of a session or process group if it was one.
+/// Otherwise it stays in the restorer's, which is said aloud.
+pub(crate) fn place_in_session(
+    ctx: &mut RestoreContext<'_>,
+    task: &TaskState,
+    child: &mut Child,
+) -> Result<(), RestoreError> {
+    if task.sid == task.pid {
+        child.syscall("become a session leader", libc::SYS_setsid, &[])?;
+        return Ok(());
+    }
+    let (pid, sid) = (task.pid, task.sid);
+    ctx.note(format!(
+        "pid {pid} was in session {sid}, which is not in the image: it is in the restorer's now"
+    ));
+    if task.pgid == task.pid {
+        child.syscall("become a process group leader", libc::SYS_setpgid, &[0, 0])?;
+    }
+    Ok(())
+}
