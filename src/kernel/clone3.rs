@@ -158,9 +158,10 @@ mod tests {
             rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG).unwrap();
         assert!(alive.is_none(), "the child ended although the gate is open");
         drop(keep);
-        let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
-            .unwrap()
-            .unwrap();
+        let (_, status) =
+            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+                .unwrap()
+                .unwrap();
         assert_eq!(status.exit_status(), Some(1));
     }
 

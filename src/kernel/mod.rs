@@ -1,6 +1,7 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
 pub mod build_id;
+pub mod clone3;
 pub(crate) mod cpu;
 pub mod fdinfo;
 pub mod features;
@@ -22,4 +23,3 @@ pub(crate) mod status;
 pub(crate) mod sysv_sem;
 pub mod vdso;
 pub mod xattr;
-pub mod clone3;

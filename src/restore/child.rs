@@ -11,7 +11,7 @@ use super::blob::{self, Blob};
 use crate::error::RestoreError;
 use crate::kernel::{maps, vdso};
 use crate::tracer::remote::{Pace, Remote, RemoteError, RemoteMemory, Returned, kill_and_reap};
-use crate::tracer::{Outcome, Script};
+use crate::tracer::{Outcome, Script, peek};
 
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
@@ -83,7 +83,11 @@ impl Child {
     /// Maps the restorer where it can stay until `then` is in place, with room
     /// for scripts of `script_len` bytes. No area is ever writable and
     /// executable.
-    pub(crate) fn move_in(&mut self, then: &MmState, script_len: usize) -> Result<(), RestoreError> {
+    pub(crate) fn move_in(
+        &mut self,
+        then: &MmState,
+        script_len: usize,
+    ) -> Result<(), RestoreError> {
         let (image_pid, pid) = (self.process.image_pid, self.process.pid);
         let now = read_maps(image_pid, pid)?;
         let blob = Blob::place(&now, then, script_len).ok_or(RestoreError::NoRoom {
@@ -108,8 +112,8 @@ impl Child {
 
     /// Unmaps everything but the restorer and the vDSO.
     pub(crate) fn unmap_all(&mut self) -> Result<(), RestoreError> {
-        let rseq = self.leader.rseq();
-        if let Some(rseq) = rseq.map_err(self.process.remote("ask for rseq"))? {
+        let rseq = peek::rseq(self.process.pid);
+        if let Some(rseq) = rseq.map_err(proc_error(self.process.image_pid, "rseq"))? {
             let (len, signature) = (u64::from(rseq.len), u64::from(rseq.signature));
             let unregister = [rseq.address, len, RSEQ_FLAG_UNREGISTER, signature];
             self.syscall("unregister rseq", libc::SYS_rseq, &unregister)?;
@@ -169,7 +173,8 @@ impl Child {
         pace: Pace,
     ) -> Result<Outcome, RestoreError> {
         let tid = self.process.image_pid;
-        self.process.run_in(&mut self.leader, tid, stage, script, pace)
+        self.process
+            .run_in(&mut self.leader, tid, stage, script, pace)
     }
 
     /// The process is on its own from here on; its first thread goes, or, if

@@ -46,9 +46,16 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
 /// Gives children of the calling thread a time namespace in which the clocks
 /// go on from `clocks`.
 pub(crate) fn enter(clocks: &ClockState) -> Result<(), RestoreError> {
-    let step = |what: &'static str| move |source| RestoreError::Namespace { what: what.to_owned(), source };
-    nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))
-        .map_err(|e| step("create a time namespace")(e.into()))?;
+    let step = |what: &'static str| {
+        move |source| RestoreError::Namespace {
+            what: what.to_owned(),
+            source,
+        }
+    };
+    nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(
+        libc::CLONE_NEWTIME,
+    ))
+    .map_err(|e| step("create a time namespace")(e.into()))?;
     let path = offsets_path();
     let inherited = fs::read_to_string(&path).map_err(step("read the clock offsets"))?;
     let lines = [

@@ -69,7 +69,7 @@ pub(crate) fn run(options: &RestoreOptions) -> Result<RestoreReport, RestoreErro
 fn run_here(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
     let start = Instant::now();
     block_signals()?;
-    let image = Image::open(&options.images_dir).map_err(|e| RestoreError::Image(Box::new(e)))?;
+    let image = Image::open(&options.images_dir)?;
     let mut ctx = RestoreContext::new(options, &image);
     plan(&mut ctx)?;
     ctx.stats.plan_us = micros(start);
@@ -100,7 +100,11 @@ fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
         let place = Place::Path {
             path: ctx.options.images_dir.display().to_string(),
         };
-        ctx.obstacle(place, problem, Some("only single tasks can be restored yet"));
+        ctx.obstacle(
+            place,
+            problem,
+            Some("only single tasks can be restored yet"),
+        );
     }
     pids::plan(ctx);
     clock::plan(ctx);
@@ -205,13 +209,21 @@ fn rebuild<'a>(
     ctx.stats.pages_us = micros(filling);
     ctx.cancelled()?;
     child.run("finish the memory", &scripts.finish_memory, Pace::Fast)?;
-    child.run("restore the task's state", &scripts.before_threads, Pace::Fast)?;
+    child.run(
+        "restore the task's state",
+        &scripts.before_threads,
+        Pace::Fast,
+    )?;
 
     // From here on the task has its own signal actions, which the breakpoint
     // of the fast pace would change.
     let mut threads = threads::create(ctx, task, child)?;
     threads::restore_state(ctx, task, child, &mut threads)?;
-    child.run("finish the descriptors", &scripts.finish_descriptors, Pace::Careful)?;
+    child.run(
+        "finish the descriptors",
+        &scripts.finish_descriptors,
+        Pace::Careful,
+    )?;
     child.run("arm timers and queue signals", &scripts.last, Pace::Careful)?;
     ctx.stats.rebuild_us = micros(start).saturating_sub(ctx.stats.pages_us);
     Ok(threads)

@@ -1,10 +1,12 @@
 //! The last steps: final registers, away with the restorer, and the task is on
 //! its own.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use icecore_images::task::{RunState, TaskState};
 use icecore_images::thread::{Registers, ThreadState};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::RestoreContext;
@@ -13,6 +15,7 @@ use super::sleep;
 use super::threads::{Thread, leader_has_exited};
 use crate::error::RestoreError;
 use crate::kernel::stat;
+use crate::tracer::peek;
 use crate::tracer::ptrace::TraceError;
 use crate::tracer::remote::Remote;
 
@@ -69,18 +72,26 @@ fn park(
 ) -> Result<(), RestoreError> {
     let tid = state.tid;
     let failed = |what: &str| process.remote(&format!("{what} of thread {tid}"));
-    remote.to_rest().map_err(failed("come to the end"))?;
+    let refused = |what: &str| {
+        let step = process.step(&format!("{what} of thread {tid}"));
+        |e: io::Error| step(Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    };
+    remote.come_to_rest().map_err(failed("come to the end"))?;
+    let of_our_cpu = peek::xstate(remote.tid()).map_err(refused("read the extended state"))?;
+    let mut area = state.xstate.area.0.clone();
+    area.resize(of_our_cpu.len(), 0);
+    if let Some(config) = &state.syscall_user_dispatch {
+        let set = peek::set_syscall_user_dispatch(remote.tid(), config);
+        set.map_err(refused("set syscall user dispatch"))?;
+    }
     let thread = remote.thread();
     let set = |what, result: Result<(), TraceError>| result.map_err(|e| failed(what)(e.into()));
-    let len = thread.xstate().map_err(|e| failed("read the extended state")(e.into()))?.len();
-    let mut area = state.xstate.area.0.clone();
-    area.resize(len, 0);
     set("set the extended state", thread.set_xstate(&area))?;
     set("set the registers", thread.set_registers(registers))?;
-    if let Some(config) = &state.syscall_user_dispatch {
-        set("set syscall user dispatch", thread.set_syscall_user_dispatch(config))?;
-    }
-    set("set the signal mask", thread.set_signal_mask(state.signal_mask))
+    set(
+        "set the signal mask",
+        thread.set_signal_mask(state.signal_mask),
+    )
 }
 
 impl Ready {

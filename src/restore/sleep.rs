@@ -1,24 +1,22 @@
 //! Interrupted system calls: how a thread that slept at the dump sleeps on.
 //!
 //! - A call that the kernel restarts by itself (-ERESTARTSYS and its like in
-//!   `rax`) needs its raw registers only.
+//!   `rax`) needs its raw registers only; where its time-out is relative it is
+//!   given the time that remains.
 //! - A call that goes on through a restart block (-ERESTART_RESTARTBLOCK) is
 //!   made again by the thread with the time that remains, an interruption
 //!   already pending: it returns at once and leaves a restart block of the
 //!   kernel's own making, with the thread's own pointers in it.
-//! - A call that the kernel never restarts had returned -EINTR because of the
-//!   freeze. It is set up to be made once more, with the time that remains.
+//!
+//! Calls that the kernel never restarts come from the dump marked as if it did.
 
 use icecore_images::thread::{Interrupted, Registers, ThreadState};
 
 use super::child::Process;
 use crate::error::RestoreError;
-use crate::tracer::remote::{Remote, RemoteError};
+use crate::tracer::interrupted::{ERESTART_RESTARTBLOCK, restarted_call};
+use crate::tracer::remote::Remote;
 
-const ERESTART_RESTARTBLOCK: i64 = -516;
-const EINTR: i64 = -4;
-/// Length of a `syscall` instruction.
-const SYSCALL_LEN: u64 = 2;
 /// Below the stack pointer: the red zone, which is the program's, and room for
 /// a timespec, which is nobody's.
 const BELOW_RED_ZONE: u64 = 128 + 64;
@@ -62,16 +60,16 @@ pub(crate) fn reissue(
     remote: &mut Remote,
     state: &ThreadState,
 ) -> Result<Registers, RestoreError> {
-    let registers = state.registers;
     let remaining = match state.interrupted {
-        Interrupted::No => return Ok(registers),
-        Interrupted::Reissue => None,
+        Interrupted::No | Interrupted::Reissue => None,
         Interrupted::Timed { remaining_ns } => remaining_ns,
     };
-    match registers.rax as i64 {
-        ERESTART_RESTARTBLOCK => restart_block(process, remote, state, remaining),
-        EINTR => issue_again(process, state, remaining),
-        _ => Ok(registers),
+    match restarted_call(&state.registers) {
+        Some((call, ERESTART_RESTARTBLOCK)) => {
+            restart_block(process, remote, state, call, remaining)
+        }
+        Some((call, _)) => Ok(with_rest(process, &state.registers, call, remaining)),
+        None => Ok(state.registers),
     }
 }
 
@@ -81,65 +79,54 @@ fn restart_block(
     process: &Process,
     remote: &mut Remote,
     state: &ThreadState,
+    call: i64,
     remaining: Option<u64>,
 ) -> Result<Registers, RestoreError> {
     let mut registers = state.registers;
-    let what = format!("issue the interrupted call of thread {} again", state.tid);
-    let call = registers.orig_rax as i64;
+    let what = format!("make call {call} of thread {} again", state.tid);
     let mut args = arguments(&registers);
     if let Some(remaining) = remaining {
         let scratch = process.blob()?.script();
         let timeout = timeout_of(call, &args);
-        let place = set_timeout(&mut args, timeout, remaining, scratch);
-        if let Some(timespec) = place {
+        if let Some(timespec) = set_timeout(&mut args, timeout, remaining, scratch) {
             process.write(&what, scratch, &timespec)?;
         }
     }
     let returned = remote.interrupted_syscall(process.gate(), call as u32, &args);
     // A call that has ended meanwhile gives the thread its result.
     registers.rax = returned.map_err(process.remote(&what))?.value as u64;
-    if registers.rax as i64 != ERESTART_RESTARTBLOCK {
-        tracing::debug!(tid = state.tid, rax = registers.rax as i64, "interrupted call ended");
-    }
     Ok(registers)
 }
 
-/// Sets the thread up to make its call once more as its first instruction.
-fn issue_again(
+/// Registers with which the kernel makes the call again, for the time that
+/// remains.
+fn with_rest(
     process: &Process,
-    state: &ThreadState,
+    registers: &Registers,
+    call: i64,
     remaining: Option<u64>,
-) -> Result<Registers, RestoreError> {
-    let mut registers = state.registers;
-    let call = registers.orig_rax;
-    if (call as i64) < 0 {
-        return Ok(registers);
-    }
-    let mut args = arguments(&registers);
-    if let Some(remaining) = remaining {
-        let scratch = (registers.rsp - BELOW_RED_ZONE) & !15;
-        let timeout = timeout_of(call as i64, &args);
-        let place = set_timeout(&mut args, timeout, remaining, scratch);
-        let written = place.map(|timespec| process.memory.write(scratch, &timespec));
-        if let Some(Err(RemoteError::Memory { .. })) = written {
-            // No stack below: the wait starts anew.
-            args = arguments(&registers);
-        }
+) -> Registers {
+    let Some(remaining) = remaining else {
+        return *registers;
+    };
+    let mut args = arguments(registers);
+    let scratch = registers.rsp.wrapping_sub(BELOW_RED_ZONE) & !15;
+    let timeout = timeout_of(call, &args);
+    if let Some(timespec) = set_timeout(&mut args, timeout, remaining, scratch)
+        && process.memory.write(scratch, &timespec).is_err()
+    {
+        return *registers; // no stack below: the wait starts anew
     }
     let [rdi, rsi, rdx, r10, r8, r9] = args;
-    registers = Registers {
+    Registers {
         rdi,
         rsi,
         rdx,
         r10,
         r8,
         r9,
-        rax: call,
-        orig_rax: u64::MAX,
-        rip: registers.rip.wrapping_sub(SYSCALL_LEN),
-        ..registers
-    };
-    Ok(registers)
+        ..*registers
+    }
 }
 
 fn arguments(r: &Registers) -> [u64; 6] {
@@ -187,7 +174,10 @@ mod tests {
     #[test]
     fn milliseconds_are_rounded_up_and_endless_waits_stay_endless() {
         let mut args = [0, 0, 5000, 0, 0, 0];
-        assert_eq!(set_timeout(&mut args, Timeout::Millis(2), 1_000_001, 0), None);
+        assert_eq!(
+            set_timeout(&mut args, Timeout::Millis(2), 1_000_001, 0),
+            None
+        );
         assert_eq!(args[2], 2);
         let mut endless = [0, 0, u64::from(u32::MAX), 0, 0, 0];
         set_timeout(&mut endless, Timeout::Millis(2), 7, 0);
@@ -197,7 +187,10 @@ mod tests {
     #[test]
     fn absolute_waits_are_left_alone() {
         let absolute = [1, 1, 0x1000, 0, 0, 0];
-        assert_eq!(timeout_of(libc::SYS_clock_nanosleep, &absolute), Timeout::None);
+        assert_eq!(
+            timeout_of(libc::SYS_clock_nanosleep, &absolute),
+            Timeout::None
+        );
         let bitset = [0, 9, 0, 0x1000, 0, 0];
         assert_eq!(timeout_of(libc::SYS_futex, &bitset), Timeout::None);
     }

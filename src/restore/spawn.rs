@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use icecore_images::task::TaskState;
 use icecore_images::seccomp::SeccompState;
+use icecore_images::task::TaskState;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 

@@ -82,7 +82,9 @@ pub(crate) fn restore_state(
     for thread in threads {
         let script = thread_script(ctx, task, thread.state);
         let (remote, tid) = (&mut thread.remote, thread.state.tid);
-        child.process.run_in(remote, tid, STAGE, &script, Pace::Careful)?;
+        child
+            .process
+            .run_in(remote, tid, STAGE, &script, Pace::Careful)?;
     }
     let leader = leader_state(task);
     let script = thread_script(ctx, task, &leader);
@@ -116,5 +118,8 @@ pub(crate) fn leader_state(task: &TaskState) -> ThreadState {
 /// Bytes that the largest of the threads' scripts takes.
 pub(crate) fn largest_script(ctx: &RestoreContext<'_>, task: &TaskState) -> usize {
     let scripts = task.threads.iter().map(|t| thread_script(ctx, task, t));
-    scripts.map(|s| super::blob::room_for(&s)).max().unwrap_or(0)
+    scripts
+        .map(|s| super::blob::room_for(&s))
+        .max()
+        .unwrap_or(0)
 }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use icecore_images::thread::{Registers, Rseq};
+use icecore_images::thread::Registers;
 use rustix::io::Errno;
 
 use super::ptrace::{Resume, Running, Stop, Stopped, TraceError};
@@ -114,7 +114,7 @@ impl Remote {
         let (thread, stop) = running.wait()?;
         let base = thread.registers()?;
         let mut remote = Self { thread, base };
-        remote.to_event_stop(stop)?;
+        remote.until_event_stop(stop)?;
         remote.base = remote.thread.registers()?;
         Ok(remote)
     }
@@ -173,11 +173,11 @@ impl Remote {
             ..self.plain()
         };
         self.thread.set_registers(&registers)?;
-        self.to_syscall_stop().map(|_| ())
+        self.until_syscall_stop().map(|_| ())
     }
 
     fn finish_syscall(&mut self) -> Result<Returned, RemoteError> {
-        let created = self.to_syscall_stop()?;
+        let created = self.until_syscall_stop()?;
         Ok(Returned {
             value: self.thread.registers()?.rax as i64,
             created,
@@ -185,7 +185,7 @@ impl Remote {
     }
 
     /// Goes on until the next syscall stop; says what was created on the way.
-    fn to_syscall_stop(&mut self) -> Result<Option<u32>, RemoteError> {
+    fn until_syscall_stop(&mut self) -> Result<Option<u32>, RemoteError> {
         let mut created = None;
         loop {
             match self.thread.resume_to_stop(Resume::Syscall(0))? {
@@ -213,12 +213,12 @@ impl Remote {
         };
         self.thread.set_registers(&registers)?;
         match pace {
-            Pace::Fast => self.to_breakpoint(),
-            Pace::Careful => self.to_end_of_call(calls),
+            Pace::Fast => self.until_breakpoint(),
+            Pace::Careful => self.until_end_of_call(calls),
         }
     }
 
-    fn to_breakpoint(&mut self) -> Result<(), RemoteError> {
+    fn until_breakpoint(&mut self) -> Result<(), RemoteError> {
         loop {
             match self.thread.resume_to_stop(Resume::Cont(0))? {
                 Stop::Signal(signal) if signal == libc::SIGTRAP as u32 => return Ok(()),
@@ -230,7 +230,7 @@ impl Remote {
 
     /// Stops at the exit of the script's call number `calls`, or at the
     /// breakpoint that a failing call leads to.
-    fn to_end_of_call(&mut self, calls: usize) -> Result<(), RemoteError> {
+    fn until_end_of_call(&mut self, calls: usize) -> Result<(), RemoteError> {
         let mut stops = 2 * calls;
         while stops > 0 {
             match self.thread.resume_to_stop(Resume::Syscall(0))? {
@@ -246,13 +246,13 @@ impl Remote {
     /// Goes on to a stop at which no system call is under way any more, without
     /// an instruction of the thread's being run. Raw registers that restart a
     /// call may be put back there.
-    pub fn to_rest(&mut self) -> Result<(), RemoteError> {
+    pub fn come_to_rest(&mut self) -> Result<(), RemoteError> {
         self.thread.interrupt()?;
         let stop = self.thread.resume_to_stop(Resume::Cont(0))?;
-        self.to_event_stop(stop)
+        self.until_event_stop(stop)
     }
 
-    fn to_event_stop(&mut self, mut stop: Stop) -> Result<(), RemoteError> {
+    fn until_event_stop(&mut self, mut stop: Stop) -> Result<(), RemoteError> {
         loop {
             match stop {
                 Stop::Event { .. } => return Ok(()),
@@ -282,11 +282,6 @@ impl Remote {
             eflags: PLAIN_EFLAGS,
             ..self.base
         }
-    }
-
-    /// The rseq area registered for the thread, where the kernel tells.
-    pub fn rseq(&self) -> Result<Option<Rseq>, RemoteError> {
-        Ok(self.thread.rseq()?)
     }
 
     /// From here on the thread lives on if its tracer dies.
