@@ -167,14 +167,16 @@ impl ReadError {
     /// What would change it.
     pub fn help(&self) -> Option<&'static str> {
         match self {
+            ReadError::Directory { source, .. } | ReadError::Io { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some("images are readable by their owner only: run as that user or as root")
+            }
             ReadError::Directory { .. } => Some("give the directory that the dump wrote"),
             ReadError::NoManifest { .. } => Some(
                 "a dump writes the manifest last: this one failed, was interrupted, or is not \
                  finished; dump again, or give another directory",
             ),
-            ReadError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("images are readable by their owner only: run as that user or as root")
-            }
             ReadError::Envelope { problem, .. } => match problem {
                 EnvelopeError::Version { .. } => {
                     Some("restore it with the icecore that made it, or dump again with this one")

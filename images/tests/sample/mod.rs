@@ -410,7 +410,8 @@ fn thread(tid: u32) -> ThreadState {
             cs: 0x33,
             ss: 0x2b,
             eflags: 0x246,
-            orig_rax: u64::MAX,
+            orig_rax: 230,
+            rax: (-516_i64).cast_unsigned(),
             ..Registers::default()
         },
         xstate: xstate(),

@@ -116,18 +116,15 @@ fn threads(out: &mut String, task: &TaskState) {
 /// Where a thread was, and how it goes on.
 fn place(thread: &ThreadState) -> String {
     let at = thread.registers.rip;
-    let call = thread.registers.orig_rax;
+    let call = words::system_call(thread.registers.orig_rax);
     match thread.interrupted {
         Interrupted::No => format!("at {at:#x}"),
-        Interrupted::Reissue => format!("in system call {call}, issued again"),
+        Interrupted::Reissue => format!("in {call}, to be called again"),
         Interrupted::Timed { remaining_ns: None } => {
-            format!("waiting in system call {call}, from the start")
+            format!("waiting in {call}, all over again")
         }
         Interrupted::Timed {
             remaining_ns: Some(ns),
-        } => format!(
-            "waiting in system call {call}, {} left",
-            words::duration(ns)
-        ),
+        } => format!("waiting in {call}, {} left", words::duration(ns)),
     }
 }

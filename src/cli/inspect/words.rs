@@ -48,6 +48,42 @@ pub(super) fn duration(ns: u64) -> String {
     }
 }
 
+/// A system call: those that threads sleep in by name, others by number.
+pub(super) fn system_call(number: u64) -> String {
+    let name = match number {
+        0 => "read",
+        1 => "write",
+        7 => "poll",
+        23 => "select",
+        34 => "pause",
+        35 => "nanosleep",
+        42 => "connect",
+        43 => "accept",
+        44 => "sendto",
+        45 => "recvfrom",
+        47 => "recvmsg",
+        61 => "wait4",
+        65 => "semop",
+        128 => "rt_sigtimedwait",
+        130 => "rt_sigsuspend",
+        202 => "futex",
+        208 => "io_getevents",
+        220 => "semtimedop",
+        230 => "clock_nanosleep",
+        232 => "epoll_wait",
+        247 => "waitid",
+        270 => "pselect6",
+        271 => "ppoll",
+        281 => "epoll_pwait",
+        288 => "accept4",
+        426 => "io_uring_enter",
+        441 => "epoll_pwait2",
+        449 => "futex_waitv",
+        n => return format!("system call {n}"),
+    };
+    name.to_owned()
+}
+
 /// CLOCK_*.
 pub(super) fn clock(id: i32) -> String {
     let name = match id {
