@@ -12,3 +12,9 @@ pub struct DeviceState {
     /// The node it was opened by.
     pub file: FileRef,
 }
+
+/// Whether a character device, by its `st_rdev`, carries no state of its own:
+/// null, zero, full, random and urandom are devices 1:3, 1:5, 1:7, 1:8, 1:9.
+pub fn is_stateless(rdev: u64) -> bool {
+    matches!(rdev, 0x103 | 0x105 | 0x107 | 0x108 | 0x109)
+}

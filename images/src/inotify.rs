@@ -2,17 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::ByteString;
 use crate::regular::FileRef;
 
-/// Watches and queued events of an inotify instance.
+/// Watches of an inotify instance. Its queue is empty: events cannot be queued
+/// again, and a dump that finds any is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InotifyState {
     /// Watches by descriptor.
     pub watches: Vec<InotifyWatch>,
-    /// Bytes of events not yet read; they cannot be queued again and a dump
-    /// that finds any says so.
-    pub queued: ByteString,
 }
 
 /// A watch.

@@ -17,13 +17,22 @@ pub struct PipeState {
     pub fifo: Option<FileRef>,
     /// F_GETPIPE_SZ, bytes.
     pub capacity: u32,
-    /// Queued data, in order, one element a packet in packet mode (O_DIRECT),
-    /// one element in all otherwise.
-    pub queue: Vec<ByteString>,
+    /// Queued data, in order.
+    pub queue: Vec<PipeChunk>,
     /// FIFO or pipe owner as fstat shows it.
     pub uid: u32,
     /// See `uid`.
     pub gid: u32,
+}
+
+/// A piece of a pipe's queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeChunk {
+    /// The data.
+    pub bytes: ByteString,
+    /// A packet (written with O_DIRECT): a read ends with it and drops what
+    /// of it does not fit.
+    pub packet: bool,
 }
 
 /// An end of a pipe; the access mode in the description's flags says which.

@@ -224,7 +224,7 @@ fn descriptors() {
             "pipe 0: capacity has the unknown value 0x1388",
         ),
         (
-            |c| c.pipes[0].queue = vec![ByteString(vec![1; 65537])],
+            |c| c.pipes[0].queue[0].bytes = ByteString(vec![1; 65537]),
             "pipe 0: queued bytes 0x0-0x10001 reaches beyond the pipe's capacity",
         ),
         (

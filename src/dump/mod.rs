@@ -3,15 +3,33 @@
 
 mod copy;
 mod copy_read;
+mod descriptor;
 pub(crate) mod descriptors;
+mod device;
+mod directory;
+mod epoll;
+mod eventfd;
 pub(crate) mod file_ref;
+mod fs_state;
 pub(crate) mod ghost;
+mod inotify;
+mod memfd;
 pub(crate) mod memory;
 mod mm;
 mod numa;
+mod outside;
 mod pages;
+mod path_only;
+mod pidfd;
+mod pipe;
+mod pipe_queue;
+mod proc_file;
+mod regular;
 pub(crate) mod shmem;
+mod signalfd;
+mod socket;
 pub(crate) mod state;
+mod timerfd;
 mod vma;
 
 mod creds;

@@ -36,9 +36,10 @@ fn compare(pids: (u32, u32), kind: u32, a: u64, b: u64) -> io::Result<Option<Ord
     }
 }
 
-/// Order of the descriptions behind two descriptors of `pid`.
-pub fn files(pid: u32, a: u32, b: u32) -> io::Result<Ordering> {
-    let order = compare((pid, pid), KCMP_FILE, a.into(), b.into())?;
+/// Order of the descriptions behind two descriptors, each a task (or thread)
+/// and a number.
+pub fn files(a: (u32, u32), b: (u32, u32)) -> io::Result<Ordering> {
+    let order = compare((a.0, b.0), KCMP_FILE, a.1.into(), b.1.into())?;
     Ok(order.unwrap_or(a.cmp(&b)))
 }
 
@@ -100,7 +101,7 @@ mod tests {
         let duplicate = first.try_clone().unwrap();
         let second = std::fs::File::open("/dev/null").unwrap();
         let number = |f: &std::fs::File| f.as_raw_fd() as u32;
-        let order = |a, b| files(pid, number(a), number(b)).unwrap();
+        let order = |a, b| files((pid, number(a)), (pid, number(b))).unwrap();
         assert_eq!(order(&first, &duplicate), Ordering::Equal);
         assert_ne!(order(&first, &second), Ordering::Equal);
         assert_eq!(order(&first, &second), order(&second, &first).reverse());

@@ -3,8 +3,10 @@
 pub mod build_id;
 pub mod clone3;
 pub(crate) mod cpu;
+pub mod fcntl;
 pub mod fdinfo;
 pub mod features;
+pub mod file_handle;
 pub mod inherited;
 pub mod kcmp;
 pub(crate) mod limits;

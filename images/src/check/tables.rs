@@ -84,7 +84,11 @@ fn one_pipe(image: &Checkpoint, pipe: &PipeState) -> Found {
         let (what, value) = ("capacity", capacity);
         return Err(Problem::Unknown { what, value });
     }
-    let queued: u64 = pipe.queue.iter().map(|part| part.0.len() as u64).sum();
+    let queued: u64 = pipe
+        .queue
+        .iter()
+        .map(|part| part.bytes.0.len() as u64)
+        .sum();
     if queued > capacity {
         return Err(Problem::Outside {
             what: "queued bytes",
@@ -97,7 +101,7 @@ fn one_pipe(image: &Checkpoint, pipe: &PipeState) -> Found {
     // sense.
     let slots = (capacity / PAGE_SIZE) as usize;
     count("queued elements", pipe.queue.len(), 0..=slots)?;
-    match pipe.queue.iter().any(|part| part.0.is_empty()) {
+    match pipe.queue.iter().any(|part| part.bytes.0.is_empty()) {
         true => Err(Problem::Contradiction("an empty element is queued")),
         false => Ok(()),
     }

@@ -16,7 +16,7 @@ use icecore_images::limits::Rlimit;
 use icecore_images::machine::MachineState;
 use icecore_images::mm::*;
 use icecore_images::pages::*;
-use icecore_images::pipe::{PipeEnd, PipeState};
+use icecore_images::pipe::{PipeChunk, PipeEnd, PipeState};
 use icecore_images::prctl::*;
 use icecore_images::regular::{FileRef, GhostFile};
 use icecore_images::sched::*;
@@ -148,7 +148,10 @@ pub fn checkpoint() -> Checkpoint {
             inode: 99,
             fifo: None,
             capacity: 65536,
-            queue: vec![text("queued")],
+            queue: vec![PipeChunk {
+                bytes: text("queued"),
+                packet: false,
+            }],
             uid: 1000,
             gid: 1000,
         }],

@@ -124,7 +124,7 @@ fn pipe(image: &Checkpoint, id: PipeId) -> String {
     let Some(pipe) = image.pipes.get(id.0 as usize) else {
         return format!("pipe {id}");
     };
-    let queued: usize = pipe.queue.iter().map(|part| part.0.len()).sum();
+    let queued: usize = pipe.queue.iter().map(|part| part.bytes.0.len()).sum();
     let name = match &pipe.fifo {
         Some(fifo) => format!("FIFO {}", words::file(fifo)),
         None => format!("pipe {id}"),

@@ -1,0 +1,67 @@
+//! epoll(7).
+
+use icecore_images::epoll::{EpollState, EpollTarget};
+use icecore_images::files::FileKind;
+use icecore_images::ids::DescriptionId;
+
+use super::DumpContext;
+use super::descriptor::Descriptor;
+use super::descriptors::Collection;
+use crate::error::DumpError;
+use crate::kernel::fdinfo::EpollInfo;
+use crate::kernel::kcmp;
+
+/// The registrations, each with the very description it watches: that of its
+/// number, or, where the number was closed or used again since, that of any
+/// other descriptor.
+pub(super) fn describe(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection<'_>,
+    d: &Descriptor,
+) -> Result<Option<FileKind>, DumpError> {
+    let mut targets = Vec::new();
+    for (at, info) in d.info.epoll.iter().enumerate() {
+        // Several registrations of one number differ by the description.
+        let earlier = d.info.epoll[..at].iter();
+        let index = earlier.filter(|other| other.fd == info.fd).count() as u32;
+        match find(all, d, info, index).map_err(|e| d.error("epoll registrations", e))? {
+            Some(description) => targets.push(EpollTarget {
+                fd: info.fd,
+                description,
+                events: info.events,
+                data: info.data,
+            }),
+            None => {
+                let problem = format!(
+                    "epoll watches a file registered as fd {} which no descriptor of the task \
+                     refers to any more",
+                    info.fd
+                );
+                d.refuse(ctx, problem, None);
+            }
+        }
+    }
+    Ok(Some(FileKind::Epoll(EpollState { targets })))
+}
+
+fn find(
+    all: &Collection<'_>,
+    d: &Descriptor,
+    info: &EpollInfo,
+    index: u32,
+) -> std::io::Result<Option<DescriptionId>> {
+    let is = |fd: u32| kcmp::is_epoll_target(all.table.tid, fd, d.fd, info.fd, index);
+    if let Ok(at) = all.descriptors.binary_search_by_key(&info.fd, |d| d.fd)
+        && is(info.fd)?
+    {
+        return Ok(Some(all.descriptions[at]));
+    }
+    use std::os::unix::fs::MetadataExt;
+    for (id, &at) in all.first.iter().enumerate() {
+        let other = &all.descriptors[at];
+        if other.meta.ino() == info.inode && is(other.fd)? {
+            return Ok(Some(DescriptionId(id as u32)));
+        }
+    }
+    Ok(None)
+}
