@@ -85,6 +85,21 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    /// The demo has not seen what it should have.
+    #[error("demo: {what}")]
+    Demo {
+        /// What it has seen.
+        what: String,
+    },
+    /// The demo could not be set up.
+    #[error("demo: {what}")]
+    DemoIo {
+        /// The step.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// This machine lacks something.
     #[error("check: this machine lacks {}", names(.features))]
     Lacking {

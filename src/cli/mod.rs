@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod common;
 mod config;
+mod demo;
 mod dump;
 mod error;
 mod image_dir;
@@ -13,6 +14,7 @@ mod inspect;
 mod later;
 mod log;
 mod present;
+mod progress;
 mod report;
 mod restore;
 mod signals;
@@ -60,6 +62,10 @@ enum Command {
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Demo(demo::DemoArgs),
+    /// The program `demo` puts to sleep where there is no Python
+    #[command(hide = true)]
+    DemoWorker(demo::WorkerArgs),
     /// Not supported yet
     #[command(hide = true)]
     PreDump(later::Anything),
@@ -80,6 +86,8 @@ impl CommandLine {
             Command::Check(args) => args.run(&self.common),
             Command::Inspect(args) => args.run(&self.common),
             Command::Verify(args) => args.run(&self.common),
+            Command::Demo(args) => args.run(&self.common),
+            Command::DemoWorker(args) => args.run(),
             Command::PreDump(_) => Err(later::not_yet("pre-dump", "incremental images")),
             Command::Merge(_) => Err(later::not_yet("merge", "incremental images")),
             Command::Keeper(_) => Err(later::not_yet("keeper", "kept connections")),

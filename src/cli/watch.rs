@@ -6,19 +6,22 @@ use std::sync::Arc;
 
 use super::actions::ActionScript;
 use super::common::Common;
+use super::progress::ProgressLine;
 use crate::observer::{Moment, Observer, Progress};
 
 /// Watches an operation for the command line.
 #[derive(Debug)]
 struct Watch {
     script: Option<ActionScript>,
+    line: ProgressLine,
 }
 
 impl Common {
     /// Who watches the operation.
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         let script = self.action_script.as_deref().map(ActionScript::new);
-        Arc::new(Watch { script })
+        let line = ProgressLine::new();
+        Arc::new(Watch { script, line })
     }
 }
 
@@ -32,6 +35,6 @@ impl Observer for Watch {
     }
 
     fn progress(&self, progress: Progress) {
-        let _ = progress;
+        self.line.show(progress);
     }
 }
