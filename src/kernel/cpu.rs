@@ -158,6 +158,13 @@ pub(crate) fn xsave_layout(xcr0: u64) -> Vec<XComponent> {
         .collect()
 }
 
+/// The extended-state components that this CPU has, as bits of XCR0. The kernel
+/// may have enabled fewer.
+pub(crate) fn xcr0_possible() -> u64 {
+    let r = leaf(0xd, 0);
+    u64::from(r[0]) | u64::from(r[3]) << 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

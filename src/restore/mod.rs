@@ -29,6 +29,10 @@ mod sleep;
 mod spawn;
 pub(crate) mod state;
 mod threads;
+mod xstate;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
@@ -108,6 +112,7 @@ fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
     }
     pids::plan(ctx);
     clock::plan(ctx);
+    xstate::plan(ctx);
     state::plan(ctx);
     memory::plan(ctx);
     descriptors::plan(ctx);
@@ -141,7 +146,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
     ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
     let ready = resume::finish(task, child, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
-    let pid = ready.let_go(ctx, task)?;
+    let pid = ready.let_go(task, ctx.options.leave_stopped)?;
     ctx.stage(Stage::PostResume, Some(pid))?;
     Ok(pid)
 }
@@ -217,7 +222,7 @@ fn rebuild<'a>(
 
     // From here on the task has its own signal actions, which the breakpoint
     // of the fast pace would change.
-    let mut threads = threads::create(ctx, task, child)?;
+    let mut threads = threads::create(ctx.options.pids, task, child)?;
     threads::restore_state(ctx, task, child, &mut threads)?;
     child.run(
         "finish the descriptors",

@@ -9,10 +9,10 @@ use icecore_images::thread::{Registers, ThreadState};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::RestoreContext;
 use super::child::{Child, Process};
 use super::sleep;
 use super::threads::{Thread, leader_has_exited};
+use super::xstate;
 use crate::error::RestoreError;
 use crate::kernel::stat;
 use crate::tracer::peek;
@@ -78,8 +78,10 @@ fn park(
     };
     remote.come_to_rest().map_err(failed("come to the end"))?;
     let of_our_cpu = peek::xstate(remote.tid()).map_err(refused("read the extended state"))?;
-    let mut area = state.xstate.area.0.clone();
-    area.resize(of_our_cpu.len(), 0);
+    let area = xstate::convert(&state.xstate, &of_our_cpu).map_err(|problem| {
+        let what = format!("set the extended state of thread {tid}: {problem}");
+        process.step(&what)(Errno::OPNOTSUPP)
+    })?;
     if let Some(config) = &state.syscall_user_dispatch {
         let set = peek::set_syscall_user_dispatch(remote.tid(), config);
         set.map_err(refused("set syscall user dispatch"))?;
@@ -101,19 +103,16 @@ impl Ready {
     }
 
     /// Lets the task go. From the moment no thread dies with us any more it is
-    /// restored, whatever becomes of us.
-    pub(crate) fn let_go(
-        self,
-        ctx: &RestoreContext<'_>,
-        task: &TaskState,
-    ) -> Result<u32, RestoreError> {
+    /// restored, whatever becomes of us. It is left stopped if it had been, or if
+    /// `stopped` is wanted.
+    pub(crate) fn let_go(self, task: &TaskState, stopped: bool) -> Result<u32, RestoreError> {
         let Ready {
             child,
             threads,
             leader_exits,
         } = self;
         let pid = child.process.pid;
-        let stopped = ctx.options.leave_stopped || matches!(task.run, RunState::Stopped { .. });
+        let stopped = stopped || matches!(task.run, RunState::Stopped { .. });
         if stopped {
             stop(&child)?;
         }

@@ -34,28 +34,24 @@ pub(crate) fn leader_has_exited(task: &TaskState) -> bool {
 
 /// Creates every thread but the first.
 pub(crate) fn create<'a>(
-    ctx: &RestoreContext<'_>,
+    pids: PidPolicy,
     task: &'a TaskState,
     child: &mut Child,
 ) -> Result<Vec<Thread<'a>>, RestoreError> {
     let others = task.threads.iter().filter(|t| t.tid != task.pid);
     others
         .map(|state| {
-            let remote = create_one(ctx, child, state.tid)?;
+            let remote = create_one(pids, child, state.tid)?;
             Ok(Thread { remote, state })
         })
         .collect()
 }
 
-fn create_one(
-    ctx: &RestoreContext<'_>,
-    child: &mut Child,
-    tid: u32,
-) -> Result<Remote, RestoreError> {
+fn create_one(pids: PidPolicy, child: &mut Child, tid: u32) -> Result<Remote, RestoreError> {
     let what = format!("create thread {tid}");
     let at = child.process.blob()?.script();
     let set_tid_at = at + size_of::<CloneArgs>() as u64;
-    let chosen = ctx.options.pids != PidPolicy::New;
+    let chosen = pids != PidPolicy::New;
     let args = CloneArgs {
         flags: FLAGS as u64,
         set_tid: if chosen { set_tid_at } else { 0 },
