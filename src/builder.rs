@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blocker::Blocker;
 use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
 use crate::options::{After, DumpOptions, PidPolicy, RestoreOptions};
@@ -84,6 +85,33 @@ impl Dump {
     /// other variants for what went wrong.
     pub fn run(&self) -> Result<DumpReport, DumpError> {
         crate::dump::run(&self.options)
+    }
+}
+
+/// What would stand in the way of a dump, told without one.
+#[derive(Debug, Clone)]
+pub struct Check {
+    options: DumpOptions,
+}
+
+impl Check {
+    /// A check of process `pid`.
+    pub fn new(pid: u32) -> Self {
+        DumpOptions::new(pid, PathBuf::new()).into()
+    }
+
+    /// Looks at the process, which stands still for a moment.
+    ///
+    /// # Errors
+    /// Like [`Dump::run`]'s, but blockers are what is returned.
+    pub fn run(&self) -> Result<Vec<Blocker>, DumpError> {
+        crate::dump::blockers(&self.options)
+    }
+}
+
+impl From<DumpOptions> for Check {
+    fn from(options: DumpOptions) -> Self {
+        Self { options }
     }
 }
 

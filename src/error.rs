@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use crate::blocker::{Blocker, Obstacle};
 use crate::observer::Stage;
 use crate::tracer::ScriptError;
-use crate::tracer::freeze::InjectError;
+use crate::tracer::freeze::{FreezeError, InjectError};
+use crate::tracer::ptrace::TraceError;
 use crate::tracer::remote::RemoteError;
 
 /// A dump failed; the target goes on as if nothing had happened.
@@ -21,6 +22,34 @@ pub enum DumpError {
     NoSuchTask {
         /// The pid asked for.
         pid: u32,
+    },
+    /// The task could not be frozen.
+    #[error("dump pid {pid}: freeze it")]
+    Freeze {
+        /// The task.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: FreezeError,
+    },
+    /// The image is complete, but the task could not be let go (or ended) as
+    /// asked for.
+    #[error("dump pid {pid}: let it go")]
+    Release {
+        /// The task.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: TraceError,
+    },
+    /// Whoever watches failed at a stage.
+    #[error("dump: stage {stage}")]
+    Stage {
+        /// Its name.
+        stage: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// Things that cannot be carried over; all of them.
     #[error("dump pid {pid}: {} cannot be carried over", count(.blockers.len()))]
@@ -203,6 +232,17 @@ pub enum RestoreError {
         /// Why.
         reason: String,
     },
+}
+
+impl DumpError {
+    /// What would change it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            DumpError::Freeze { source, .. } => source.help(),
+            DumpError::Image(error) => error.help().map(str::to_owned),
+            _ => None,
+        }
+    }
 }
 
 fn count(n: usize) -> String {

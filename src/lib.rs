@@ -32,7 +32,7 @@ mod stats;
 pub mod cli;
 
 pub use blocker::{Blocker, Obstacle, Place};
-pub use builder::{Dump, Restore};
+pub use builder::{Check, Dump, Restore};
 pub use error::{DumpError, RestoreError};
 pub use icecore_images as images;
 pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};

@@ -178,7 +178,7 @@ impl CliError {
             CliError::Damaged { .. } => {
                 Some("the image is damaged: take it from a copy, or dump again".to_owned())
             }
-            CliError::Dump(DumpError::Image(error)) => error.help().map(str::to_owned),
+            CliError::Dump(error) => error.help(),
             CliError::Restore(RestoreError::Image(error)) | CliError::Image(error) => {
                 error.help().map(str::to_owned)
             }

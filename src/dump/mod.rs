@@ -1,5 +1,16 @@
 //! Dump: `freeze → collect → inspect from inside → copy pages → commit →
 //! release`.
+//!
+//! Ordering requirements:
+//! - the directory is made ready before the freeze: what is wrong with it costs
+//!   the target nothing;
+//! - the freeze, and everything up to the release, happens on a thread of its
+//!   own that ends with the dump: ptrace belongs to the thread that attached;
+//! - everything is collected from outside before anything runs inside, so that
+//!   nothing of ours is among what is collected;
+//! - all blockers are known before the first page is copied;
+//! - the target is released only when the image is complete on disk and
+//!   verified, and ended only after that.
 
 mod copy;
 mod copy_read;
@@ -44,10 +55,14 @@ mod signals;
 mod timers;
 mod xstate;
 
-use std::fs::File;
+mod check;
+mod inside;
+mod machine;
+mod stopwatch;
+
 use std::time::Instant;
 
-use icecore_images::Checkpoint;
+use icecore_images::ImageWriter;
 use icecore_images::files::{FdTable, FsState, OpenFile};
 use icecore_images::mm::MmState;
 use icecore_images::pages::PageFile;
@@ -56,18 +71,171 @@ use icecore_images::regular::GhostFile;
 use icecore_images::seccomp::SeccompFilter;
 use icecore_images::shmem::ShmemState;
 use icecore_images::signals::SigHandState;
+use icecore_images::store::{Committed, WriteOptions};
 use icecore_images::task::TaskState;
 use icecore_images::timers::ClockState;
 
 use crate::blocker::{Blocker, Place};
 use crate::error::DumpError;
-use crate::options::DumpOptions;
+use crate::observer::{Moment, Stage};
+use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
+use crate::tracer::fault;
+use crate::tracer::{Frozen, FrozenTask};
+use stopwatch::Stopwatch;
+
+pub(crate) use check::blockers;
 
 /// Puts the task to sleep.
 pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
-    let _ = options;
-    unimplemented!("stages")
+    on_thread_of_its_own(|| {
+        let start = Instant::now();
+        tell(options, Stage::PreDump)?;
+        let writer = open_image(options)?;
+        let mut frozen = freeze(options)?;
+        let mut ctx = DumpContext::new(options);
+        ctx.frozen_since = Some(frozen.since);
+        let committed = store(&mut ctx, &mut frozen, writer)?;
+        tell(options, Stage::PostDump).inspect_err(|_| discard(options))?;
+        release(&mut ctx, frozen)?;
+        ctx.stats.write_us += micros(committed.write);
+        ctx.stats.sync_us = micros(committed.sync);
+        ctx.stats.bytes_written = committed.bytes;
+        ctx.stats.total_us = micros(start.elapsed());
+        Ok(DumpReport {
+            stats: ctx.stats,
+            notes: ctx.notes,
+        })
+    })
+}
+
+/// Runs the operation on a thread that ends with it: whatever happens inside,
+/// the kernel lets go of every tracee with that thread.
+fn on_thread_of_its_own<T: Send>(
+    operation: impl FnOnce() -> Result<T, DumpError> + Send,
+) -> Result<T, DumpError> {
+    std::thread::scope(|scope| match scope.spawn(operation).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// From the frozen target to the image, complete on disk and verified.
+fn store(
+    ctx: &mut DumpContext<'_>,
+    frozen: &mut Frozen,
+    mut writer: ImageWriter,
+) -> Result<Committed, DumpError> {
+    gather(ctx, frozen)?;
+    if !ctx.blockers.is_empty() {
+        let pid = ctx.options.pid;
+        let blockers = std::mem::take(&mut ctx.blockers);
+        return Err(DumpError::Blocked { pid, blockers });
+    }
+    go_on(ctx.options)?;
+    let watch = Stopwatch::start();
+    memory::copy_pages(ctx, &mut writer)?;
+    ctx.stats.memdump_us = watch.micros();
+    go_on(ctx.options)?;
+    let checkpoint = machine::checkpoint(ctx, frozen)?;
+    Ok(writer.commit(&checkpoint)?)
+}
+
+/// Describes everything and notes every blocker.
+fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpError> {
+    let watch = Stopwatch::start();
+    for task in &frozen.tasks {
+        let mm = memory::collect(ctx, task)?;
+        let (fd_table, fs) = descriptors::collect(ctx, task)?;
+        let shared = state::Shared { mm, fd_table, fs };
+        let state = state::collect(ctx, task, shared)?;
+        ctx.tables.tasks.push(state);
+    }
+    ctx.stats.collect_us = watch.micros();
+    go_on(ctx.options)?;
+    let watch = Stopwatch::start();
+    for (index, task) in frozen.tasks.iter_mut().enumerate() {
+        if inside::is_possible(ctx, task)? {
+            inspect(ctx, task, index)?;
+        }
+    }
+    ctx.stats.parasite_us = watch.micros();
+    Ok(())
+}
+
+/// Adds what only the task itself can tell.
+fn inspect(
+    ctx: &mut DumpContext<'_>,
+    task: &mut FrozenTask,
+    index: usize,
+) -> Result<(), DumpError> {
+    let mut state = ctx.tables.tasks[index].clone();
+    memory::inspect(ctx, task, state.mm)?;
+    state::inspect(ctx, task, &mut state)?;
+    ctx.tables.tasks[index] = state;
+    Ok(())
+}
+
+fn freeze(options: &DumpOptions) -> Result<Frozen, DumpError> {
+    let pid = options.pid;
+    Frozen::freeze(pid, options.timeout).map_err(|source| DumpError::Freeze { pid, source })
+}
+
+fn open_image(options: &DumpOptions) -> Result<ImageWriter, DumpError> {
+    let write_options = WriteOptions {
+        beside: options.beside.clone(),
+        observer: Some(Box::new(|_| fault::point(fault::Kind::Write))),
+    };
+    Ok(ImageWriter::create_with(
+        &options.images_dir,
+        write_options,
+    )?)
+}
+
+/// Lets the target go, as it was asked for.
+fn release(ctx: &mut DumpContext<'_>, frozen: Frozen) -> Result<(), DumpError> {
+    let pid = ctx.options.pid;
+    let since = frozen.since;
+    ctx.stats.freezing_us = micros(frozen.freezing);
+    let released = match ctx.options.after {
+        After::Kill => frozen.kill(),
+        After::Run => frozen.resume(),
+        After::Stop => frozen.leave_stopped(),
+    };
+    ctx.stats.frozen_us = micros(since.elapsed());
+    released.map_err(|source| DumpError::Release { pid, source })
+}
+
+/// Tells whoever watches that a stage has been reached.
+fn tell(options: &DumpOptions, stage: Stage) -> Result<(), DumpError> {
+    let moment = Moment {
+        stage,
+        images_dir: options.images_dir.clone(),
+        init_pid: Some(options.pid),
+    };
+    let told = options.observer.stage(&moment);
+    told.map_err(|source| DumpError::Stage {
+        stage: stage.name(),
+        source,
+    })
+}
+
+/// Unmakes an image that must not be one after all: without its manifest it is
+/// what a failed dump leaves, which the next one removes.
+fn discard(options: &DumpOptions) {
+    let _ = std::fs::remove_file(options.images_dir.join("manifest"));
+}
+
+/// An error where the caller wants to stop.
+fn go_on(options: &DumpOptions) -> Result<(), DumpError> {
+    match options.cancel.is_cancelled() {
+        true => Err(DumpError::Cancelled),
+        false => Ok(()),
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the stages of a dump share: what was asked for and what has been found
@@ -134,6 +302,3 @@ impl DumpContext<'_> {
         });
     }
 }
-
-#[allow(unused)]
-fn assemble(_: Checkpoint, _: File) {}

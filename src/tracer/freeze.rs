@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use icecore_images::thread::{Registers, Rseq, SyscallUserDispatch};
 
+use super::allowed::Seccomp;
 use super::asleep::{self, Asleep};
+use super::inject::Handlers;
 use super::interrupted;
 use super::memory::Memory;
 use super::peek;
@@ -46,6 +48,10 @@ pub struct FrozenTask {
     pub threads: Vec<FrozenThread>,
     pub(super) memory: Memory,
     pub(super) stub: Option<StubPlace>,
+    /// Its signal handlers, once they are known.
+    pub(super) handlers: Option<Handlers>,
+    /// Seccomp is suspended while code runs, whatever its filters say.
+    pub(super) risk_seccomp: bool,
 }
 
 /// A frozen thread.
@@ -64,6 +70,7 @@ pub struct FrozenThread {
     pub(super) asleep: Option<Asleep>,
     pub(super) frozen_at: Instant,
     pub(super) mask: u64,
+    pub(super) seccomp: Seccomp,
     /// `None` only while it is being let go.
     pub(super) stopped: Option<Stopped>,
     /// Something went wrong inside the stub, which will lead home by itself.
@@ -110,6 +117,17 @@ pub enum FreezeError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl FreezeError {
+    /// What would help.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            FreezeError::Refused(refusal) => refusal.help(),
+            FreezeError::Timeout { .. } => Some("allow it more time with --timeout".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 impl Frozen {
@@ -207,6 +225,8 @@ impl FrozenTask {
             threads,
             memory,
             stub: None,
+            handlers: None,
+            risk_seccomp: false,
         };
         refuse::check_frozen(&task)?;
         task.leave_old_stub(deadline, limit)?;
@@ -363,6 +383,7 @@ impl FrozenThread {
             asleep,
             frozen_at,
             mask,
+            seccomp: Seccomp::Off,
             stopped: Some(stopped),
             astray: false,
         })

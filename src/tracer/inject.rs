@@ -9,14 +9,16 @@
 use std::io;
 
 use icecore_images::thread::Registers;
-use icecore_parasite::{SCRIPT_HEADER, StubConstants, stub_layout};
+use icecore_parasite::{SCRIPT_HEADER, stub_layout};
 
+use super::allowed::{self, Seccomp};
 use super::freeze::{FrozenTask, FrozenThread};
 use super::interrupted;
 use super::memory::Memory;
 use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
-use super::script::{Outcome, Script, ScriptError};
+use super::script::{Arg, Outcome, Script, ScriptError};
 use super::stub::{NoPlace, StubPlace};
+use crate::kernel::proc_text;
 
 /// Why a script could not be run inside a task, or did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,16 @@ pub enum InjectError {
         /// Why.
         #[source]
         source: NoPlace,
+    },
+    /// A seccomp filter denies a call.
+    #[error("thread {tid}: its seccomp filter number {filter} does not allow: {call}")]
+    Denied {
+        /// The thread.
+        tid: u32,
+        /// Counted from 0 in the order of installation.
+        filter: usize,
+        /// What the call is for.
+        call: String,
     },
     /// The task has no live thread of that number.
     #[error("pid {pid}: no such thread")]
@@ -88,6 +100,13 @@ impl FrozenTask {
     /// If icecore dies meanwhile, the script is run to its end and the thread
     /// goes on as before: a script must leave nothing behind.
     pub fn run(&mut self, thread: usize, script: &Script) -> Result<Outcome, InjectError> {
+        if self.handlers.is_none() {
+            self.learn_handlers(thread)?;
+        }
+        self.run_once(thread, script)
+    }
+
+    fn run_once(&mut self, thread: usize, script: &Script) -> Result<Outcome, InjectError> {
         let pid = self.pid;
         let place = self
             .stub_place()
@@ -96,6 +115,12 @@ impl FrozenTask {
             .threads
             .get(thread)
             .ok_or(InjectError::NoThread { pid })?;
+        if !self.risk_seccomp
+            && let Some((filter, call)) = allowed::script_denied(frozen, script)
+        {
+            let tid = frozen.tid;
+            return Err(InjectError::Denied { tid, filter, call });
+        }
         let len = (SCRIPT_HEADER + script.loaded_len()).next_multiple_of(4096) as u64;
         let constants = interrupted::way_home(self, frozen, len);
         self.write_stub(place, &constants)?;
@@ -103,11 +128,80 @@ impl FrozenTask {
             .threads
             .get_mut(thread)
             .ok_or(InjectError::NoThread { pid })?;
-        frozen.run(&self.memory, place, len, script)
+        if self.risk_seccomp {
+            frozen.suspend_seccomp(true)?;
+        }
+        let outcome = frozen.run(&self.memory, place, len, script);
+        if self.risk_seccomp && !frozen.astray {
+            frozen.suspend_seccomp(false)?;
+        }
+        outcome
+    }
+
+    /// Asks the task which handlers let a call be restarted (SA_RESTART): the
+    /// stub has to know to lead home out of an interrupted call. Until then any
+    /// handler is taken to end it, as most do.
+    fn learn_handlers(&mut self, thread: usize) -> Result<(), InjectError> {
+        let caught = self.caught_signals();
+        self.handlers = Some(Handlers {
+            caught,
+            restarting: 0,
+        });
+        // A thread outside such a call, if there is one, does not need to know.
+        let calm = |t: &FrozenThread| !interrupted::depends_on_handlers(&t.registers);
+        let asked = self.threads.iter().position(calm).unwrap_or(thread);
+        let mut script = Script::new();
+        let actions: Vec<_> = (1..=64u64)
+            .filter(|signal| caught & (1 << (signal - 1)) != 0)
+            .map(|signal| {
+                let action = script.buffer(32);
+                let args: [Arg; 4] = [signal.into(), 0.into(), action.into(), 8.into()];
+                script.call("rt_sigaction", libc::SYS_rt_sigaction as u32, args);
+                (signal, action)
+            })
+            .collect();
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.run_once(asked, &script)?;
+        let restarting = actions
+            .iter()
+            .filter(|(_, action)| outcome.u64_at(*action, 8) & libc::SA_RESTART as u64 != 0)
+            .fold(0, |mask, (signal, _)| mask | 1 << (signal - 1));
+        self.handlers = Some(Handlers { caught, restarting });
+        Ok(())
+    }
+
+    /// Signals with handlers, as /proc tells.
+    fn caught_signals(&self) -> u64 {
+        let tid = self.threads.first().map_or(self.pid, |t| t.tid);
+        proc_text::read(tid, "status")
+            .ok()
+            .and_then(|status| proc_text::hex(proc_text::field(&status, "SigCgt")?))
+            .unwrap_or(0)
     }
 }
 
+/// Signals with handlers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handlers {
+    /// All of them.
+    pub(super) caught: u64,
+    /// Those that let an interrupted call be restarted.
+    pub(super) restarting: u64,
+}
+
 impl FrozenThread {
+    fn suspend_seccomp(&mut self, yes: bool) -> Result<(), TraceError> {
+        const PTRACE_O_SUSPEND_SECCOMP: u32 = 1 << 21;
+        match &mut self.stopped {
+            Some(stopped) if !matches!(self.seccomp, Seccomp::Off) => {
+                stopped.set_options(if yes { PTRACE_O_SUSPEND_SECCOMP } else { 0 })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn run(
         &mut self,
         memory: &Memory,
@@ -244,13 +338,4 @@ fn go_home(stopped: &mut Stopped, mask: u64, home: &Registers) -> Result<(), Tra
     }
     stopped.set_signal_mask(mask)?;
     stopped.set_registers(home)
-}
-
-/// The constants of a stub that maps nothing and knows no home yet.
-pub(super) fn constants(len: u64) -> StubConstants {
-    StubConstants {
-        all_signals: u64::MAX,
-        area_len: len,
-        ..StubConstants::default()
-    }
 }

@@ -10,9 +10,7 @@ use icecore_images::thread::{Interrupted, Registers};
 use icecore_parasite::{Home, StubConstants};
 
 use super::freeze::{FrozenTask, FrozenThread};
-use super::inject;
 use super::timeout::{SYS_IO_PGETEVENTS, Timeout};
-use crate::kernel::proc_text;
 
 /// -ERESTARTSYS: restarted, unless a handler without SA_RESTART runs.
 pub const ERESTARTSYS: i64 = -512;
@@ -107,10 +105,12 @@ pub(super) fn with_time_left_now(thread: &FrozenThread) -> Option<Registers> {
 pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) -> StubConstants {
     let r = &thread.registers;
     let mut constants = StubConstants {
+        all_signals: u64::MAX,
+        area_len,
         signal_mask: thread.mask,
         overflow: if r.eflags & (1 << 11) != 0 { 0x7f } else { 0 },
         home: home(r),
-        ..inject::constants(area_len)
+        ..StubConstants::default()
     };
     if let Some((nr, mark)) = restarted_call(r) {
         constants.home.rip = r.rip - SYSCALL_LEN;
@@ -129,15 +129,19 @@ pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) 
 
 /// Signals whose handlers end a call with EINTR rather than have it restarted.
 fn interrupting_signals(task: &FrozenTask, mark: i64) -> u64 {
-    let tid = task.threads.first().map_or(task.pid, |t| t.tid);
-    let caught = proc_text::read(tid, "status")
-        .ok()
-        .and_then(|status| proc_text::hex(proc_text::field(&status, "SigCgt")?))
-        .unwrap_or(0);
+    let Some(handlers) = task.handlers else {
+        return 0;
+    };
     match mark {
         ERESTARTNOINTR => 0,
-        _ => caught,
+        ERESTARTSYS => handlers.caught & !handlers.restarting,
+        _ => handlers.caught,
     }
+}
+
+/// Whether it depends on flags of a handler how the interrupted call goes on.
+pub(super) fn depends_on_handlers(r: &Registers) -> bool {
+    restarted_call(r).is_some_and(|(_, mark)| mark == ERESTARTSYS)
 }
 
 fn home(r: &Registers) -> Home {

@@ -1,6 +1,8 @@
 //! ptrace as we use it: typed tracees, freezing, injection, scripts.
 
+pub mod allowed;
 mod asleep;
+mod bpf;
 pub mod fault;
 pub mod freeze;
 pub mod inject;

@@ -43,6 +43,17 @@ pub enum Arg {
     Inside(Buffer, usize),
 }
 
+impl Arg {
+    /// The number it stands for when the script's data lies at `data`.
+    fn address(self, data: u64) -> u64 {
+        match self {
+            Arg::Value(v) => v,
+            Arg::Buffer(b) => data + b.offset as u64,
+            Arg::Inside(b, at) => data + (b.offset + at) as u64,
+        }
+    }
+}
+
 impl From<u64> for Arg {
     fn from(v: u64) -> Self {
         Arg::Value(v)
@@ -197,6 +208,16 @@ impl Script {
         self.calls.len()
     }
 
+    /// What each call is for, its number and arguments, as they would be with
+    /// the script at `base`.
+    pub(super) fn calls(&self, base: u64) -> impl Iterator<Item = (&str, u32, [u64; 6])> {
+        let data_base = base + self.data_offset() as u64;
+        self.calls.iter().map(move |call| {
+            let args = call.args.map(|arg| arg.address(data_base));
+            (call.what.as_ref(), call.nr as u32, args)
+        })
+    }
+
     fn data_offset(&self) -> usize {
         (self.calls.len() * size_of::<Op>()).next_multiple_of(64)
     }
@@ -204,16 +225,11 @@ impl Script {
     /// The script as it lies at address `base` (64-byte aligned).
     pub fn load(&self, base: u64) -> Vec<u8> {
         let data_base = base + self.data_offset() as u64;
-        let address = |arg: &Arg| match *arg {
-            Arg::Value(v) => v,
-            Arg::Buffer(b) => data_base + b.offset as u64,
-            Arg::Inside(b, at) => data_base + (b.offset + at) as u64,
-        };
         let mut image = Vec::with_capacity(self.loaded_len());
         for call in &self.calls {
             image.extend(call.nr.to_le_bytes());
             for arg in &call.args {
-                image.extend(address(arg).to_le_bytes());
+                image.extend(arg.address(data_base).to_le_bytes());
             }
             image.extend(NOT_RUN.to_le_bytes());
             image.extend(call.flags.to_le_bytes());
@@ -222,7 +238,7 @@ impl Script {
         image.extend(&self.data);
         for pointer in &self.pointers {
             let at = self.data_offset() + pointer.at;
-            image[at..at + 8].copy_from_slice(&address(&pointer.to).to_le_bytes());
+            image[at..at + 8].copy_from_slice(&pointer.to.address(data_base).to_le_bytes());
         }
         image
     }

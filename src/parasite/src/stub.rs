@@ -53,8 +53,14 @@ core::arch::global_asm!(
     .hidden icecore_stub_start
     .globl  icecore_stub_mapped
     .hidden icecore_stub_mapped
-    .globl  icecore_stub_unmap
-    .hidden icecore_stub_unmap
+    .globl  icecore_stub_unmapped
+    .hidden icecore_stub_unmapped
+    .globl  icecore_stub_blocked
+    .hidden icecore_stub_blocked
+    .globl  icecore_stub_asked
+    .hidden icecore_stub_asked
+    .globl  icecore_stub_unblocked
+    .hidden icecore_stub_unblocked
     .globl  icecore_stub_constants
     .hidden icecore_stub_constants
     icecore_stub_start:
@@ -66,6 +72,7 @@ core::arch::global_asm!(
         xor     edx, edx
         mov     r10d, 8
         syscall
+    icecore_stub_blocked:
         // mmap(NULL, len, READ|WRITE, PRIVATE|ANONYMOUS, -1, 0)
         mov     eax, 9
         xor     edi, edi
@@ -86,7 +93,7 @@ core::arch::global_asm!(
         mov     rdi, rbx
         mov     rsi, [rip + icecore_stub_constants + {area_len}]
         syscall
-    icecore_stub_unmap:
+    icecore_stub_unmapped:
     226:
         xor     r15d, r15d
         test    byte ptr [rip + icecore_stub_constants + {ask}], 1
@@ -99,6 +106,7 @@ core::arch::global_asm!(
         lea     r10, [rip + icecore_stub_constants + {ask_mask}]
         mov     r8d, 8
         syscall
+    icecore_stub_asked:
         mov     r15, rax
     227:
         // rt_sigprocmask(SIG_SETMASK, original, NULL, 8)
@@ -108,6 +116,7 @@ core::arch::global_asm!(
         xor     edx, edx
         mov     r10d, 8
         syscall
+    icecore_stub_unblocked:
         cmp     r15, -4
         je      228f
         ICECORE_HOME {home_rax}, {home_rip}
@@ -204,10 +213,16 @@ impl StubConstants {
 pub struct StubLayout {
     /// Where it is entered.
     pub entry: u64,
+    /// The instruction after its first call, which blocks signals.
+    pub blocked: u64,
     /// The instruction after its mmap.
     pub mapped: u64,
     /// The instruction after its munmap.
     pub unmapped: u64,
+    /// The instruction after its ppoll.
+    pub asked: u64,
+    /// The instruction after its last call, which sets the signal mask.
+    pub unblocked: u64,
     /// Its constants.
     pub constants: u64,
     /// Its length, constants included.
@@ -217,7 +232,10 @@ pub struct StubLayout {
 unsafe extern "C" {
     static icecore_stub_start: u8;
     static icecore_stub_mapped: u8;
-    static icecore_stub_unmap: u8;
+    static icecore_stub_unmapped: u8;
+    static icecore_stub_blocked: u8;
+    static icecore_stub_asked: u8;
+    static icecore_stub_unblocked: u8;
     static icecore_stub_constants: u8;
 }
 
@@ -234,8 +252,11 @@ pub fn stub_layout() -> StubLayout {
     let constants = offset(&raw const icecore_stub_constants);
     StubLayout {
         entry: STUB_MAGIC.len() as u64,
+        blocked: offset(&raw const icecore_stub_blocked),
         mapped: offset(&raw const icecore_stub_mapped),
-        unmapped: offset(&raw const icecore_stub_unmap),
+        unmapped: offset(&raw const icecore_stub_unmapped),
+        asked: offset(&raw const icecore_stub_asked),
+        unblocked: offset(&raw const icecore_stub_unblocked),
         constants,
         len: constants + size_of::<StubConstants>() as u64,
     }
