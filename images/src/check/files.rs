@@ -4,6 +4,7 @@ use super::numbers::{bits, count, id, offset, path, pid, refers, within};
 use super::problem::{At, CheckError, Found, Object, Problem};
 use super::{MAX_FD, timers};
 use crate::checkpoint::Checkpoint;
+use crate::device::{DeviceState, is_stateless};
 use crate::epoll::EpollState;
 use crate::files::{FileKind, FileOwner, OpenFile};
 use crate::ids::{DescriptionId, ShmemId};
@@ -77,7 +78,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::Regular(f) => file_ref(image, "a regular file", f, &[REGULAR]),
         FileKind::Directory(f) => file_ref(image, "a directory", f, &[DIRECTORY]),
         FileKind::PathOnly(f) => named(image, "a file opened with O_PATH", f),
-        FileKind::Device(d) => file_ref(image, "a character device", &d.file, &[CHARACTER]),
+        FileKind::Device(d) => device(image, d),
         FileKind::Proc(p) => proc_file(p),
         FileKind::Pipe(end) => refers("pipe", end.pipe.0, image.pipes.len()),
         FileKind::EventFd(e) => within("eventfd count", e.count, 0..=u64::MAX - 1),
@@ -87,6 +88,17 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::Inotify(i) => inotify(image, i),
         FileKind::MemFd(shmem) => memfd(image, *shmem),
         FileKind::PidFd(p) => pidfd(image, p),
+    }
+}
+
+fn device(image: &Checkpoint, device: &DeviceState) -> Found {
+    file_ref(image, "a character device", &device.file, &[CHARACTER])?;
+    match is_stateless(device.rdev) {
+        true => Ok(()),
+        false => Err(Problem::Unknown {
+            what: "a device that carries no state",
+            value: device.rdev,
+        }),
     }
 }
 
