@@ -112,13 +112,15 @@ impl RestoreArgs {
         let caught = signals::cancel_on_signal(&options.cancel)?;
         let stays = !options.detached && !options.sibling;
         let report = Restore::from(options).run()?;
+        let root = report.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let child = root.filter(|_| stays);
+        if let Some(pid) = child {
+            signals::forward_to(pid)?;
+        }
         drop(caught);
         let pidfile = self.pidfile.as_ref().map(|name| self.images_dir.join(name));
         common.restored(&report, pidfile.as_deref())?;
-        match report.pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            Some(pid) if stays => wait_for(pid),
-            _ => Ok(ExitCode::SUCCESS),
-        }
+        child.map_or(Ok(ExitCode::SUCCESS), wait_for)
     }
 
     fn options(&self, common: &Common) -> RestoreOptions {
@@ -145,7 +147,6 @@ impl RestoreArgs {
 /// Stays until the restored process ends and gives its exit status: its own,
 /// or 128 and the number of the signal that killed it, as shells do.
 fn wait_for(pid: Pid) -> Result<ExitCode, CliError> {
-    signals::forward_to(pid)?;
     let failed = |e: rustix::io::Errno| CliError::Wait {
         pid: pid.as_raw_pid().unsigned_abs(),
         source: e.into(),
