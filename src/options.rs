@@ -91,6 +91,9 @@ pub struct RestoreOptions {
     pub clock_from_dump: bool,
     /// Only plan.
     pub dry_run: bool,
+    /// Treat this kernel's vDSO as another one than the dump's: forward the old
+    /// entry points. For tests.
+    pub forward_vdso: bool,
     /// Worker threads that fill pages.
     pub threads: Option<usize>,
     /// Who is told of stages and progress.
@@ -112,6 +115,7 @@ impl RestoreOptions {
             pids: PidPolicy::Same,
             clock_from_dump: true,
             dry_run: false,
+            forward_vdso: false,
             threads: None,
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),

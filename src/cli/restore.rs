@@ -68,6 +68,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     dry_run: bool,
 
+    /// Treat the vDSO as another kernel's
+    #[arg(long, hide = true)]
+    forward_vdso: bool,
+
     #[command(flatten)]
     later: LaterRestore,
 }
@@ -137,6 +141,7 @@ impl RestoreArgs {
             },
             clock_from_dump: self.clock == Clock::Dump,
             dry_run: self.dry_run,
+            forward_vdso: self.forward_vdso,
             threads: self.threads.map(usize::from),
             observer: common.observer(),
             cancel: Cancel::new(),

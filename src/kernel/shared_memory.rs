@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{MemfdFlags, SeekFrom, fstatfs, memfd_create, seek};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
@@ -107,6 +107,56 @@ pub fn data_ranges(file: impl AsFd, size: u64) -> io::Result<Vec<(u64, u64)>> {
     Ok(ranges)
 }
 
+/// A window through which a file of huge pages, which knows no write(2), is
+/// written.
+#[derive(Debug)]
+pub struct Window {
+    at: *mut std::ffi::c_void,
+    len: usize,
+}
+
+// SAFETY: the window is plain shared memory; writers to disjoint parts need no
+// order, and writers to the same part are no worse than two write(2) calls.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Maps the first `size` bytes of `file`, which is open for writing.
+    pub fn open(file: impl AsFd, size: u64) -> io::Result<Self> {
+        let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new area at an address of the kernel's choice.
+        let at = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0)? };
+        Ok(Self { at, len })
+    }
+
+    /// Writes `bytes` at `offset`; the file must not be truncated meanwhile.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| Errno::OVERFLOW)?;
+        let end = start.checked_add(bytes.len()).ok_or(Errno::OVERFLOW)?;
+        if end > self.len {
+            return Err(Errno::FBIG.into());
+        }
+        // SAFETY: the range was just checked to lie within the area, which
+        // stays mapped as long as `self`; `bytes` is no part of it, for no
+        // reference into it is ever given out.
+        unsafe {
+            let to = self.at.cast::<u8>().add(start);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: this area is ours, and nothing points into it. Should the
+        // kernel refuse, it stays mapped until we end.
+        let _ = unsafe { munmap(self.at, self.len) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +180,17 @@ mod tests {
         assert_eq!(meta.dev(), internal_device().unwrap());
         assert_eq!((meta.size(), meta.nlink()), (3 * 4096, 0));
         assert_eq!(huge_page_size(&file).unwrap(), None);
+    }
+
+    #[test]
+    fn a_window_writes_within_its_bounds_only() {
+        let file = File::from(create_memfd(b"window", None).unwrap());
+        file.set_len(8192).unwrap();
+        let window = Window::open(&file, 8192).unwrap();
+        window.write_at(b"abc", 4095).unwrap();
+        assert!(window.write_at(b"abc", 8190).is_err());
+        let mut back = [0; 3];
+        file.read_exact_at(&mut back, 4095).unwrap();
+        assert_eq!(&back, b"abc");
     }
 }

@@ -4,6 +4,8 @@
 use icecore_images::task::TaskState;
 
 use super::RestoreContext;
+use super::ghost::Ghosts;
+use super::shmem::Shmems;
 use crate::error::RestoreError;
 use crate::tracer::Script;
 
@@ -20,8 +22,12 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
 }
 
 /// Opens every description once.
-pub(crate) fn open_all(ctx: &mut RestoreContext<'_>) -> Result<Opened, RestoreError> {
-    let _ = ctx;
+pub(crate) fn open_all(
+    ctx: &mut RestoreContext<'_>,
+    shmems: &Shmems,
+    ghosts: &Ghosts,
+) -> Result<Opened, RestoreError> {
+    let _ = (ctx, shmems, ghosts);
     Ok(Opened::default())
 }
 

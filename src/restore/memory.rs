@@ -1,46 +1,157 @@
 //! An address space: areas, pages, fields.
+//!
+//! Ordering requirements:
+//! - shared memory objects are made and filled before anything maps them, and
+//!   sealed after: a sealed one takes no contents;
+//! - areas are mapped while the task still holds the descriptors inherited from
+//!   us, before its own are placed;
+//! - huge page advice and memory policies come before pages, which they apply
+//!   to; final protections, guard pages and locks after, for they keep pages
+//!   out or bring them in;
+//! - what forbids further mapping (mseal, MDWE) or changes it (MCL_FUTURE) comes
+//!   last of all.
 
-use icecore_images::mm::MmState;
-use icecore_images::pages::{PAGE_SIZE, PageSource};
+use std::fs;
+
+use icecore_images::mm::{Backing, MmState, Vma};
+use icecore_images::prctl::MlockFuture;
 
 use super::RestoreContext;
+use super::ghost::Ghosts;
+use super::layout::Layout;
+use super::mapped::MappedFiles;
+use super::shmem::{self, Shmems};
+use super::{memory_plan, mm, pages, vdso, vma};
 use crate::error::RestoreError;
+use crate::kernel::process_memory::ProcessMemory;
+use crate::options::PidPolicy;
 use crate::tracer::Script;
-use crate::tracer::memory::Memory;
 
 /// Notes every obstacle: mapped files missing or changed (all at once),
 /// huge pages, address space limits.
 pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
-    let _ = ctx;
+    memory_plan::plan(ctx);
 }
 
-/// Maps every area at its place. On entry nothing is mapped but the blob (at
-/// an address free in `mm`) and the child's own `[vvar]`/`[vdso]`; on exit all
-/// areas are mapped with what filling them needs, vDSO included.
-pub(crate) fn map(ctx: &RestoreContext<'_>, mm: &MmState, script: &mut Script) {
-    let _ = (ctx, mm, script);
+/// Makes all shared memory objects with their contents.
+pub(crate) fn create_shared(ctx: &mut RestoreContext<'_>) -> Result<Shmems, RestoreError> {
+    shmem::create_all(ctx)
 }
 
-/// Fills the pages of the task that is `pid` by now.
-pub(crate) fn fill(ctx: &RestoreContext<'_>, mm: &MmState, pid: u32) -> Result<(), RestoreError> {
+/// Puts the seals on memfds, once everything that may write is mapped.
+pub(crate) fn seal_shared(ctx: &RestoreContext<'_>, shmems: &Shmems) -> Result<(), RestoreError> {
+    shmem::seal(ctx, shmems)
+}
+
+/// What rebuilding an address space needs, gathered before its process is
+/// created.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    files: MappedFiles,
+    layout: Layout,
+}
+
+/// Opens what the areas of `mm` and its program need, for the child to
+/// inherit, and decides where things go.
+pub(crate) fn prepare(
+    ctx: &RestoreContext<'_>,
+    mm: &MmState,
+    shmems: &Shmems,
+    ghosts: &Ghosts,
+) -> Result<Prepared, RestoreError> {
+    let layout = Layout::new(mm, ctx.options.forward_vdso);
+    Ok(Prepared {
+        files: MappedFiles::open(mm, shmems, ghosts)?,
+        layout: layout.map_err(|e| RestoreError::Rebuild {
+            what: "the address space".to_owned(),
+            source: std::io::Error::other(e),
+        })?,
+    })
+}
+
+/// Maps every area at its place and sets the fields of the address space. On
+/// entry nothing is mapped but the blob (at an address free in `mm`) and the
+/// child's own `[vvar]`/`[vdso]`, at the addresses they have in this process,
+/// whose copy it is, and it still has our descriptors; on exit all areas are
+/// mapped with what filling them needs, vDSO included.
+pub(crate) fn map(mm: &MmState, prepared: &Prepared, script: &mut Script) {
+    vdso::map(&prepared.layout, script);
+    vma::map_all(mm, &prepared.files, prepared.layout.scratch, script);
+    mm::set_fields(mm, &prepared.files, script);
+}
+
+/// Fills the mapped areas of process `pid` from outside, verifying what it
+/// reads.
+pub(crate) fn fill(
+    ctx: &mut RestoreContext<'_>,
+    mm: &MmState,
+    prepared: &Prepared,
+    pid: u32,
+) -> Result<(), RestoreError> {
     let failed = |source| RestoreError::Rebuild {
         what: format!("the memory of pid {pid}"),
         source,
     };
-    let memory = Memory::open(pid).map_err(failed)?;
-    for extent in &mm.pages {
-        let PageSource::File { file, offset } = extent.source else {
-            continue;
-        };
-        let mut bytes = vec![0; (extent.count * PAGE_SIZE) as usize];
-        ctx.pages.read_at(file, offset, &mut bytes)?;
-        memory.force_write(extent.start, &bytes).map_err(failed)?;
-    }
-    Ok(())
+    let memory = ProcessMemory::open(pid).map_err(failed)?;
+    vdso::fill(&prepared.layout, &memory).map_err(failed)?;
+    pages::fill_memory(ctx, mm, &memory)?;
+    let filter = format!("{:#x}\n", mm.controls.coredump_filter);
+    fs::write(format!("/proc/{pid}/coredump_filter"), filter).map_err(failed)
 }
 
-/// Final protections, advice, locks, names, policies, mm fields and prctl
-/// state of the address space, once pages are filled.
-pub(crate) fn finish(ctx: &RestoreContext<'_>, mm: &MmState, script: &mut Script) {
-    let _ = (ctx, mm, script);
+/// Final protections, locks, guard pages, names and prctl state of the
+/// address space, once pages are filled.
+pub(crate) fn finish(mm: &MmState, prepared: &Prepared, script: &mut Script) {
+    vdso::protect(&prepared.layout, script);
+    mm::set_controls(mm, script);
+    for vma in &mm.vmas {
+        vma::finish(mm, vma, script);
+    }
+}
+
+/// What comes after everything else in this address space, the last thing
+/// before its threads are let go: seals, MCL_FUTURE, MDWE.
+pub(crate) fn last(mm: &MmState, script: &mut Script) {
+    for vma in mm.vmas.iter().filter(|vma| vma.flags.sealed) {
+        let args = [vma.start, vma.end - vma.start, 0];
+        script.call(at("seal", vma), vma::SYS_MSEAL, args);
+    }
+    let future = match mm.controls.mlock_future {
+        MlockFuture::No => 0,
+        MlockFuture::Locked => libc::MCL_FUTURE,
+        MlockFuture::OnFault => libc::MCL_FUTURE | libc::MCL_ONFAULT,
+    };
+    if future != 0 {
+        let args = [future as u64];
+        script.call("lock future areas", libc::SYS_mlockall as u32, args);
+    }
+    if mm.controls.mdwe != 0 {
+        let args = [
+            libc::PR_SET_MDWE as u64,
+            u64::from(mm.controls.mdwe),
+            0,
+            0,
+            0,
+        ];
+        script.call("set MDWE", libc::SYS_prctl as u32, args);
+    }
+}
+
+/// What is done to which area, for a script's errors.
+pub(super) fn at(what: &str, vma: &Vma) -> String {
+    format!("{what} the area {:#x}-{:#x}", vma.start, vma.end)
+}
+
+/// Whether the kernel itself provides an area.
+pub(super) fn is_kernels_own(vma: &Vma) -> bool {
+    matches!(
+        vma.backing,
+        Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall
+    )
+}
+
+/// Whether an area comes back empty although the image holds its pages:
+/// random state must not be the same in two copies.
+pub(super) fn comes_back_empty(ctx: &RestoreContext<'_>, vma: &Vma) -> bool {
+    vma.flags.wipe_on_fork && ctx.options.pids != PidPolicy::Same
 }

@@ -6,8 +6,8 @@
 //! Ordering requirements:
 //! - open file descriptions are opened here before the child is created, which
 //!   inherits them;
-//! - descriptors are placed while icecore's memory is still there, as nothing
-//!   depends on it, and before the memory that may map their files;
+//! - memory is mapped while the child still has the descriptors it inherited,
+//!   from which files are mapped; then the task's own are placed;
 //! - memory is filled before protections are final;
 //! - signal actions and limits come before threads, which share them; threads
 //!   before the state that is each one's own;
@@ -22,13 +22,21 @@ mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod file_ref;
 pub(crate) mod ghost;
+mod layout;
+mod mapped;
 pub(crate) mod memory;
+mod memory_plan;
+mod mm;
+mod pages;
 mod pids;
 mod resume;
+pub(crate) mod shmem;
 mod sleep;
 mod spawn;
 pub(crate) mod state;
 mod threads;
+mod vdso;
+mod vma;
 mod xstate;
 
 #[cfg(test)]
@@ -50,6 +58,7 @@ use crate::tracer::Script;
 use crate::tracer::remote::Pace;
 use child::Child;
 use descriptors::Opened;
+use memory::Prepared;
 
 /// Wakes the tasks up. Returns once they run; a root task that is neither
 /// detached nor a sibling is a child of this process, to be waited for.
@@ -132,7 +141,11 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
     let mm = image.mms.iter().find(|mm| mm.id == task.mm);
     let mm = mm.ok_or_else(|| missing(task.pid, "its address space"))?;
     ctx.stage(Stage::PreRestore, None)?;
-    let opened = descriptors::open_all(ctx)?;
+    let shmems = memory::create_shared(ctx)?;
+    let ghosts = ghost::create_all(ctx, ctx.pages)?;
+    let opened = descriptors::open_all(ctx, &shmems, &ghosts)?;
+    let prepared = memory::prepare(ctx, mm, &shmems, &ghosts)?;
+    let opened = (&opened, &prepared);
     if ctx.options.clock_from_dump {
         clock::enter(&image.clocks)?;
     }
@@ -142,7 +155,8 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
     spawn::place_in_session(ctx, task, &mut child)?;
     ctx.stats.spawn_us = micros(spawning);
 
-    let threads = rebuild(ctx, task, mm, &opened, &mut child)?;
+    let threads = rebuild(ctx, task, mm, opened, &mut child)?;
+    memory::seal_shared(ctx, &shmems)?;
     ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
     let ready = resume::finish(task, child, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
@@ -163,7 +177,12 @@ struct Scripts {
 }
 
 impl Scripts {
-    fn new(ctx: &RestoreContext<'_>, task: &TaskState, mm: &MmState, opened: &Opened) -> Self {
+    fn new(
+        ctx: &RestoreContext<'_>,
+        task: &TaskState,
+        mm: &MmState,
+        (opened, prepared): (&Opened, &Prepared),
+    ) -> Self {
         let built = |append: &dyn Fn(&mut Script)| {
             let mut script = Script::new();
             append(&mut script);
@@ -171,11 +190,14 @@ impl Scripts {
         };
         Self {
             place: built(&|s| descriptors::place(ctx, opened, task, s)),
-            map: built(&|s| memory::map(ctx, mm, s)),
-            finish_memory: built(&|s| memory::finish(ctx, mm, s)),
+            map: built(&|s| memory::map(mm, prepared, s)),
+            finish_memory: built(&|s| memory::finish(mm, prepared, s)),
             before_threads: built(&|s| state::before_threads(ctx, task, s)),
             finish_descriptors: built(&|s| descriptors::finish(ctx, task, s)),
-            last: built(&|s| state::last(ctx, task, s)),
+            last: built(&|s| {
+                state::last(ctx, task, s);
+                memory::last(mm, s);
+            }),
         }
     }
 
@@ -197,7 +219,7 @@ fn rebuild<'a>(
     ctx: &mut RestoreContext<'_>,
     task: &'a TaskState,
     mm: &MmState,
-    opened: &Opened,
+    opened: (&Opened, &Prepared),
     child: &mut Child,
 ) -> Result<Vec<threads::Thread<'a>>, RestoreError> {
     let start = Instant::now();
@@ -205,12 +227,12 @@ fn rebuild<'a>(
     let room = scripts.largest().max(threads::largest_script(ctx, task));
     child.move_in(mm, room + SCRIPT_MARGIN)?;
 
-    child.run("place the descriptors", &scripts.place, Pace::Fast)?;
     child.unmap_all()?;
     child.run("map the memory", &scripts.map, Pace::Fast)?;
+    child.run("place the descriptors", &scripts.place, Pace::Fast)?;
     ctx.cancelled()?;
     let filling = Instant::now();
-    memory::fill(ctx, mm, child.process.pid)?;
+    memory::fill(ctx, mm, opened.1, child.process.pid)?;
     ctx.stats.pages_us = micros(filling);
     ctx.cancelled()?;
     child.run("finish the memory", &scripts.finish_memory, Pace::Fast)?;
