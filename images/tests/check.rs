@@ -62,7 +62,7 @@ fn page_files_and_extents() {
         ),
         (
             |c| c.mms[0].pages.swap(0, 1),
-            "address space 0: page extent 0x600000 is out of order, overlaps another or occurs \
+            "address space 0: page extent 0x5ff000 is out of order, overlaps another or occurs \
              twice",
         ),
         (
@@ -120,7 +120,7 @@ fn areas() {
         ),
         (
             |c| c.mms[0].vmas[0].end = 0x60_1000,
-            "address space 0, area at 0x600000: area 0x600000 is out of order, overlaps another \
+            "address space 0, area at 0x5ff000: area 0x5ff000 is out of order, overlaps another \
              or occurs twice",
         ),
         (
@@ -128,7 +128,7 @@ fn areas() {
             "address space 0, area at 0x400000: it ends before it starts",
         ),
         (
-            |c| c.mms[0].vmas[3].end = 1 << 60,
+            |c| c.mms[0].vmas[4].end = 1 << 60,
             "address space 0, area at 0x7ffff0000000: area 0x7ffff0000000-0x1000000000000000 \
              reaches beyond the address space",
         ),
@@ -137,18 +137,18 @@ fn areas() {
             "address space 0, area at 0x400000: protection 8 is not within 0 to 7",
         ),
         (
-            |c| c.mms[0].vmas[1].shared = true,
+            |c| c.mms[0].vmas[2].shared = true,
             "address space 0, area at 0x600000: it is shared, by what backs it is not",
         ),
         (
-            |c| c.mms[0].vmas[4].backing = Backing::Vdso,
+            |c| c.mms[0].vmas[5].backing = Backing::Vdso,
             "address space 0: area of the kernel's 0x7ffff1004000 is out of order, overlaps \
              another or occurs twice",
         ),
         (
             |c| {
                 let (id, offset) = (ShmemId(7), 0);
-                c.mms[0].vmas[2].backing = Backing::Shmem {
+                c.mms[0].vmas[3].backing = Backing::Shmem {
                     id,
                     offset,
                     writable: true,
@@ -158,12 +158,12 @@ fn areas() {
              in the image",
         ),
         (
-            |c| c.mms[0].vmas[1].guards[0].1 += 4096,
+            |c| c.mms[0].vmas[2].guards[0].1 += 4096,
             "address space 0, area at 0x600000: guard region 0x60f000-0x611000 reaches beyond \
              its area or the next guard region",
         ),
         (
-            |c| c.mms[0].vmas[1].backing = Backing::AnonymousHuge { page_size: 3 },
+            |c| c.mms[0].vmas[2].backing = Backing::AnonymousHuge { page_size: 3 },
             "address space 0, area at 0x600000: huge page size has the unknown value 0x3",
         ),
         (

@@ -309,7 +309,8 @@ fn mm() -> MmState {
             ..MmControls::default()
         },
         vmas: vec![
-            vma(0x40_0000, 2, 5, text_backing),
+            vma(0x40_0000, 2, 5, text_backing.clone()),
+            vma(0x5f_f000, 1, 3, text_backing),
             heap,
             vma(0x70_0000, 2, 3, shared),
             stack,
@@ -322,7 +323,7 @@ fn mm() -> MmState {
             symbols: vec![(text("__vdso_clock_gettime"), 0x900)],
         }),
         pages: vec![
-            stored(0x60_0000, 2, 0),
+            stored(0x5f_f000, 2, 0),
             PageExtent {
                 start: 0x60_3000,
                 count: 1,

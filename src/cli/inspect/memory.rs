@@ -20,7 +20,7 @@ pub(super) fn show(out: &mut String, image: &Checkpoint, mm: &MmState) {
         .map(|task| task.pid.to_string())
         .collect();
     let mapped: u64 = mm.vmas.iter().map(|vma| vma.end - vma.start).sum();
-    let stored = Stored::of(mm.pages.iter());
+    let stored = Stored::within(&mm.pages, 0, u64::MAX);
     let _ = writeln!(
         out,
         "\nMEMORY of {}: {}, {} mapped, {} stored{}",
@@ -48,15 +48,22 @@ struct Stored {
 }
 
 impl Stored {
-    fn of<'a>(extents: impl Iterator<Item = &'a PageExtent>) -> Self {
+    /// Of the extents what lies between two addresses: an extent may reach
+    /// across areas that adjoin.
+    fn within(extents: &[PageExtent], start: u64, end: u64) -> Self {
         let mut stored = Self::default();
-        for extent in extents {
-            let bytes = extent.count * PAGE_SIZE;
+        let first = extents.partition_point(|extent| end_of(extent) <= start);
+        for extent in extents.iter().skip(first) {
+            if extent.start >= end {
+                break;
+            }
+            let skipped = start.saturating_sub(extent.start);
+            let bytes = end_of(extent).min(end) - extent.start - skipped;
             match extent.source {
                 PageSource::File { file, offset } => {
                     stored.bytes += bytes;
                     stored.extents += 1;
-                    stored.first.get_or_insert((file, offset));
+                    stored.first.get_or_insert((file, offset + skipped));
                 }
                 PageSource::Zero => stored.zero += bytes,
                 PageSource::Parent => {}
@@ -84,10 +91,12 @@ impl Stored {
     }
 }
 
+fn end_of(extent: &PageExtent) -> u64 {
+    extent.start + extent.count * PAGE_SIZE
+}
+
 fn area(image: &Checkpoint, mm: &MmState, vma: &Vma) -> [String; 6] {
-    let first = mm.pages.partition_point(|extent| extent.start < vma.start);
-    let within = mm.pages.iter().skip(first);
-    let stored = Stored::of(within.take_while(|extent| extent.start < vma.end));
+    let stored = Stored::within(&mm.pages, vma.start, vma.end);
     let bytes = match (stored.bytes, stored.zero) {
         (0, 0) => "-".to_owned(),
         (0, zero) => format!("{} zero", BinaryBytes(zero)),

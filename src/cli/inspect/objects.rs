@@ -32,7 +32,7 @@ pub(super) fn show(out: &mut String, image: &Checkpoint) {
                 let size = BinaryBytes(*page_size);
                 format!("shared memory {} in huge pages of {size}", shmem.id)
             }
-            ShmemKind::MemFd { name, .. } => format!("memfd {}", words::quoted(name)),
+            ShmemKind::MemFd { name, .. } => format!("memfd {}", name),
         };
         table.row([
             what,

@@ -1,6 +1,5 @@
 //! Numbers as words.
 
-use icecore_images::ByteString;
 use icecore_images::regular::FileRef;
 use nix::sys::signal::Signal;
 
@@ -106,9 +105,4 @@ pub(super) fn file(file: &FileRef) -> String {
         Some(_) => format!("{} (deleted, in the image)", file.path),
         None => file.path.to_string(),
     }
-}
-
-/// Text in quotation marks.
-pub(super) fn quoted(text: &ByteString) -> String {
-    format!("\"{text}\"")
 }
