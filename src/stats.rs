@@ -74,6 +74,10 @@ pub struct RestoreReport {
     /// The root task, as this process sees it; `None` where it was only
     /// planned.
     pub pid: Option<u32>,
+    /// The process to wait for, whose end and exit status stand for the root
+    /// task's: the task itself, or the init of the namespace made for it, which
+    /// turns death by a signal into status 128 and the signal's number.
+    pub awaited: Option<u32>,
     /// What it cost.
     pub stats: RestoreStats,
     /// Deviations that do not stop a restore but are said aloud.

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use icecore_images::mm::MmState;
-use icecore_parasite::{RESTORER_ENTRY, SCRIPT_HEADER, restorer};
+use icecore_parasite::{RESTORER_ENTRY, SCRIPT_HEADER, init, restorer};
 
 use crate::kernel::maps::Area;
 use crate::tracer::Script;
@@ -57,6 +57,19 @@ impl Blob {
         self.base + RESTORER_ENTRY
     }
 
+    /// What lies in the code page: the restorer and an init.
+    pub(crate) fn code() -> Vec<u8> {
+        let mut code = restorer().to_vec();
+        code.resize(init_offset(), 0);
+        code.extend(init());
+        code
+    }
+
+    /// Where the init is entered.
+    pub(crate) fn init(&self) -> u64 {
+        self.base + init_offset() as u64
+    }
+
     /// Where a script lies, its header first.
     pub(crate) fn script(&self) -> u64 {
         self.base + PAGE
@@ -66,6 +79,10 @@ impl Blob {
     pub(crate) fn gate(&self) -> Option<u64> {
         Some(self.base + find_gate(restorer())?)
     }
+}
+
+fn init_offset() -> usize {
+    restorer().len().next_multiple_of(64)
 }
 
 /// Bytes that `script` takes with its header.

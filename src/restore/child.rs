@@ -4,11 +4,12 @@
 use std::io;
 
 use icecore_images::mm::MmState;
-use icecore_parasite::{SCRIPT_HEADER, restorer};
+use icecore_parasite::SCRIPT_HEADER;
 use rustix::io::Errno;
 
 use super::blob::{self, Blob};
 use crate::error::RestoreError;
+use crate::kernel::clone3::CloneArgs;
 use crate::kernel::{maps, vdso};
 use crate::tracer::remote::{Pace, Remote, RemoteError, RemoteMemory, Returned, kill_and_reap};
 use crate::tracer::{Outcome, Script, peek};
@@ -80,6 +81,11 @@ impl Child {
         Ok(child)
     }
 
+    /// Stack of icecore's that the process has a copy of and does not use.
+    pub(crate) fn stack_below(&self) -> u64 {
+        (self.leader.stack() - 4096) & !63
+    }
+
     /// Maps the restorer where it can stay until `then` is in place, with room
     /// for scripts of `script_len` bytes. No area is ever writable and
     /// executable.
@@ -102,7 +108,7 @@ impl Child {
         let mmap = [whole.start, len, writable, fixed as u64, u64::MAX, 0];
         self.syscall("map the restorer", libc::SYS_mmap, &mmap)?;
         let process = &mut self.process;
-        process.write("write the restorer", code.start, restorer())?;
+        process.write("write the restorer", code.start, &Blob::code())?;
         process.blob = Some(blob);
         let mprotect = [code.start, code.end - code.start, executable];
         self.syscall("protect the restorer", libc::SYS_mprotect, &mprotect)?;
@@ -141,6 +147,29 @@ impl Child {
         self.syscall("unmap the restorer", libc::SYS_munmap, &munmap)?;
         self.process.blob = None;
         Ok(())
+    }
+
+    /// Lets the process create another by clone3(2), which is taken over at
+    /// once. `args.set_tid` is ignored; `set_tid` is the pid it gets. The
+    /// arguments lie at `scratch`.
+    pub(crate) fn create(
+        &mut self,
+        what: &str,
+        scratch: u64,
+        set_tid: Option<u32>,
+        mut args: CloneArgs,
+    ) -> Result<Remote, RestoreError> {
+        let set_tid_at = scratch + size_of::<CloneArgs>() as u64;
+        args.set_tid = if set_tid.is_some() { set_tid_at } else { 0 };
+        args.set_tid_size = u64::from(set_tid.is_some());
+        let tid = set_tid.unwrap_or(0);
+        self.process.write(what, scratch, &args.to_bytes())?;
+        self.process.write(what, set_tid_at, &tid.to_le_bytes())?;
+        let clone3 = [scratch, size_of::<CloneArgs>() as u64];
+        let returned = self.try_syscall(what, libc::SYS_clone3, &clone3)?;
+        returned.result().map_err(self.process.step(what))?;
+        let created = returned.created.unwrap_or(returned.value as u32);
+        Remote::adopt(created).map_err(self.process.remote(what))
     }
 
     /// Makes one system call that must succeed.

@@ -27,6 +27,8 @@ mod mapped;
 pub(crate) mod memory;
 mod memory_plan;
 mod mm;
+mod namespace;
+mod new_pid;
 mod pages;
 mod pids;
 mod resume;
@@ -42,17 +44,21 @@ mod xstate;
 #[cfg(test)]
 mod tests;
 
+use std::sync::mpsc;
 use std::time::Instant;
 
 use icecore_images::mm::MmState;
 use icecore_images::task::TaskState;
 use icecore_images::{Checkpoint, Image, PageReader};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::CapabilitySet;
 
 use crate::blocker::{Obstacle, Place};
 use crate::error::RestoreError;
 use crate::observer::{Moment, Stage};
-use crate::options::RestoreOptions;
+use crate::options::{PidPolicy, RestoreOptions};
 use crate::stats::{RestoreReport, RestoreStats};
 use crate::tracer::Script;
 use crate::tracer::remote::Pace;
@@ -65,21 +71,53 @@ use memory::Prepared;
 pub(crate) fn run(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
     // ptrace, the time namespace and the signal mask belong to a thread: one
     // of our own, so that the caller's stays as it is.
-    std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().name("icecore-restore".to_owned());
-        let started = builder.spawn_scoped(scope, || run_here(options));
-        let thread = started.map_err(|source| RestoreError::Namespace {
-            what: "start a thread".to_owned(),
-            source,
-        })?;
-        match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+    let (report, reported) = mpsc::channel();
+    let options = options.clone();
+    let builder = std::thread::Builder::new().name("icecore-restore".to_owned());
+    let started = builder.spawn(move || {
+        let (result, outlived) = run_here(&options);
+        // The caller may have gone; nothing depends on it.
+        let _ = report.send(result);
+        if let Some(pid) = outlived {
+            wait_for_end(pid);
         }
-    })
+    });
+    let thread = started.map_err(|source| RestoreError::Namespace {
+        what: "start a thread".to_owned(),
+        source,
+    })?;
+    match reported.recv() {
+        Ok(result) => result,
+        Err(_) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => Err(RestoreError::Cancelled),
+        },
+    }
 }
 
-fn run_here(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
+/// Parent-death signals are sent when the thread that created a process ends:
+/// where the task has asked for one, the thread stays as long as the task.
+fn wait_for_end(pid: u32) {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let fd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let Some(fd) = fd else {
+        return; // it has ended
+    };
+    let mut ends = [PollFd::new(&fd, PollFlags::IN)];
+    while poll(&mut ends, None) == Err(Errno::INTR) {}
+}
+
+/// The result, and the process that the calling thread has to outlive.
+fn run_here(options: &RestoreOptions) -> (Result<RestoreReport, RestoreError>, Option<u32>) {
+    let mut outlived = None;
+    let result = restore(options, &mut outlived);
+    (result, outlived)
+}
+
+fn restore(
+    options: &RestoreOptions,
+    outlived: &mut Option<u32>,
+) -> Result<RestoreReport, RestoreError> {
     let start = Instant::now();
     block_signals()?;
     let image = Image::open(&options.images_dir)?;
@@ -88,12 +126,23 @@ fn run_here(options: &RestoreOptions) -> Result<RestoreReport, RestoreError> {
     ctx.stats.plan_us = micros(start);
     let mut report = RestoreReport::default();
     if !options.dry_run {
-        report.pid = Some(wake(&mut ctx)?);
+        let woken = wake(&mut ctx)?;
+        report.pid = Some(woken.pid);
+        report.awaited = Some(woken.awaited);
+        let child_of_ours = !options.detached && !options.sibling;
+        if child_of_ours && has_parent_death_signal(ctx.image) {
+            *outlived = Some(woken.pid);
+        }
     }
     ctx.stats.total_us = micros(start);
     report.stats = ctx.stats;
     report.notes = ctx.notes;
     Ok(report)
+}
+
+fn has_parent_death_signal(image: &Checkpoint) -> bool {
+    let mut threads = image.tasks.iter().flat_map(|task| &task.threads);
+    threads.any(|thread| thread.controls.parent_death_signal != 0)
 }
 
 /// A child starts with the signal mask of the thread that creates it.
@@ -133,7 +182,7 @@ fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
     }
 }
 
-fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
+fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let image = ctx.image;
     let Some(task) = image.tasks.first() else {
         return Err(missing(0, "a task"));
@@ -151,18 +200,35 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<u32, RestoreError> {
     }
 
     let spawning = Instant::now();
-    let mut child = spawn::task(ctx, task)?;
+    let (init, mut child) = match ctx.options.pids {
+        PidPolicy::Namespace => {
+            let room = Scripts::new(ctx, task, mm, opened).room();
+            let (init, child) = namespace::create(ctx, task, mm, room)?;
+            (Some(init), child)
+        }
+        PidPolicy::Same | PidPolicy::New => (None, spawn::task(ctx, task)?),
+    };
+    if ctx.options.pids == PidPolicy::New {
+        ctx.new_pid = Some(child.process.pid);
+    }
     spawn::place_in_session(ctx, task, &mut child)?;
     ctx.stats.spawn_us = micros(spawning);
 
     let threads = rebuild(ctx, task, mm, opened, &mut child)?;
     memory::seal_shared(ctx, &shmems)?;
     ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
-    let ready = resume::finish(task, child, threads)?;
+    let ready = resume::finish(task, child, init, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
+    let awaited = ready.awaited();
     let pid = ready.let_go(task, ctx.options.leave_stopped)?;
     ctx.stage(Stage::PostResume, Some(pid))?;
-    Ok(pid)
+    Ok(Woken { pid, awaited })
+}
+
+/// A task that runs again, as this process sees it.
+struct Woken {
+    pid: u32,
+    awaited: u32,
 }
 
 /// The scripts of a task's rebuilding, made beforehand so that the restorer's
@@ -174,6 +240,7 @@ struct Scripts {
     before_threads: Script,
     finish_descriptors: Script,
     last: Script,
+    threads: usize,
 }
 
 impl Scripts {
@@ -198,10 +265,12 @@ impl Scripts {
                 state::last(ctx, task, s);
                 memory::last(mm, s);
             }),
+            threads: threads::largest_script(ctx, task),
         }
     }
 
-    fn largest(&self) -> usize {
+    /// Bytes of room that the restorer needs for any of them.
+    fn room(&self) -> usize {
         let all = [
             &self.place,
             &self.map,
@@ -210,7 +279,8 @@ impl Scripts {
             &self.finish_descriptors,
             &self.last,
         ];
-        all.into_iter().map(blob::room_for).max().unwrap_or(0)
+        let largest = all.into_iter().map(blob::room_for).max().unwrap_or(0);
+        largest.max(self.threads) + SCRIPT_MARGIN
     }
 }
 
@@ -224,8 +294,9 @@ fn rebuild<'a>(
 ) -> Result<Vec<threads::Thread<'a>>, RestoreError> {
     let start = Instant::now();
     let scripts = Scripts::new(ctx, task, mm, opened);
-    let room = scripts.largest().max(threads::largest_script(ctx, task));
-    child.move_in(mm, room + SCRIPT_MARGIN)?;
+    if child.process.blob().is_err() {
+        child.move_in(mm, scripts.room())?;
+    }
 
     child.unmap_all()?;
     child.run("map the memory", &scripts.map, Pace::Fast)?;
@@ -235,15 +306,18 @@ fn rebuild<'a>(
     memory::fill(ctx, mm, opened.1, child.process.pid)?;
     ctx.stats.pages_us = micros(filling);
     ctx.cancelled()?;
+    if let Some(pid) = ctx.new_pid {
+        new_pid::rewrite(&child.process, task, pid)?;
+    }
     child.run("finish the memory", &scripts.finish_memory, Pace::Fast)?;
-    child.run(
-        "restore the task's state",
-        &scripts.before_threads,
-        Pace::Fast,
-    )?;
 
     // From here on the task has its own signal actions, which the breakpoint
     // of the fast pace would change.
+    child.run(
+        "restore the task's state",
+        &scripts.before_threads,
+        Pace::Careful,
+    )?;
     let mut threads = threads::create(ctx.options.pids, task, child)?;
     threads::restore_state(ctx, task, child, &mut threads)?;
     child.run(
@@ -263,7 +337,7 @@ fn missing(pid: u32, what: &str) -> RestoreError {
     RestoreError::Step {
         pid,
         what: format!("find {what} in the image"),
-        source: rustix::io::Errno::NOENT,
+        source: Errno::NOENT,
     }
 }
 
@@ -285,6 +359,8 @@ pub(crate) struct RestoreContext<'a> {
     pub(crate) notes: Vec<String>,
     pub(crate) stats: RestoreStats,
     capabilities: CapabilitySet,
+    /// The root task's pid where it is not the image's.
+    new_pid: Option<u32>,
 }
 
 impl<'a> RestoreContext<'a> {
@@ -298,6 +374,7 @@ impl<'a> RestoreContext<'a> {
             notes: Vec::new(),
             stats: RestoreStats::default(),
             capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
+            new_pid: None,
         }
     }
 }
@@ -315,6 +392,16 @@ impl RestoreContext<'_> {
     /// Notes a deviation that is said aloud.
     pub(crate) fn note(&mut self, text: String) {
         self.notes.push(text);
+    }
+
+    /// What the task's own id `old` in the image is now, as the task sees it.
+    /// Ids that are not the task's stay what they were.
+    pub(crate) fn id_now(&self, old: u32) -> u32 {
+        let root = self.image.tasks.first().map(|task| task.pid);
+        match self.new_pid {
+            Some(new) if root == Some(old) => new,
+            _ => old,
+        }
     }
 
     /// Whether we have a capability, effectively.

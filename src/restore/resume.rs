@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::child::{Child, Process};
+use super::namespace::Init;
 use super::sleep;
 use super::threads::{Thread, leader_has_exited};
 use super::xstate;
@@ -25,6 +26,8 @@ pub(crate) struct Ready {
     child: Child,
     threads: Vec<Remote>,
     leader_exits: bool,
+    /// After `child`: its end waits for the child's.
+    init: Option<Init>,
 }
 
 /// Puts the final registers into every thread and unmaps the restorer.
@@ -38,6 +41,7 @@ pub(crate) struct Ready {
 pub(crate) fn finish(
     task: &TaskState,
     mut child: Child,
+    mut init: Option<Init>,
     threads: Vec<Thread<'_>>,
 ) -> Result<Ready, RestoreError> {
     let mut parked = Vec::new();
@@ -56,10 +60,14 @@ pub(crate) fn finish(
     if let Some(registers) = registers {
         park(&child.process, &mut child.leader, leader, &registers)?;
     }
+    if let Some(init) = &mut init {
+        init.prepare(task.pid)?;
+    }
     Ok(Ready {
         child,
         threads: parked,
         leader_exits: exits,
+        init,
     })
 }
 
@@ -102,6 +110,12 @@ impl Ready {
         self.child.process.pid
     }
 
+    /// The process whose end stands for the task's: itself, or the init of its
+    /// namespace.
+    pub(crate) fn awaited(&self) -> u32 {
+        self.init.as_ref().map_or(self.pid(), Init::pid)
+    }
+
     /// Lets the task go. From the moment no thread dies with us any more it is
     /// restored, whatever becomes of us. It is left stopped if it had been, or if
     /// `stopped` is wanted.
@@ -110,6 +124,7 @@ impl Ready {
             child,
             threads,
             leader_exits,
+            init,
         } = self;
         let pid = child.process.pid;
         let stopped = stopped || matches!(task.run, RunState::Stopped { .. });
@@ -121,12 +136,18 @@ impl Ready {
             what: "let the task go".to_owned(),
             source,
         };
+        if let Some(init) = &init {
+            init.spare()?;
+        }
         for thread in threads.iter().chain([&child.leader]) {
             thread.spare().map_err(failed)?;
         }
         child.release(leader_exits).map_err(failed)?;
         for thread in threads {
             thread.detach().map_err(failed)?;
+        }
+        if let Some(init) = init {
+            init.release()?;
         }
         if stopped {
             wait_until_stopped(pid);

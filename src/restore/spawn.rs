@@ -10,29 +10,55 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::RestoreContext;
 use super::child::Child;
 use crate::error::RestoreError;
-use crate::kernel::clone3::{Gate, spawn_waiting};
+use crate::kernel::clone3::{CloneArgs, Gate, spawn_waiting};
 use crate::options::PidPolicy;
 use crate::tracer::remote::{Remote, kill_and_reap};
 
 /// Creates a process, a copy of this one, and takes it over: it dies with us
 /// from its first moment on, at a closed pipe first and then through ptrace.
-/// All its signals are blocked, as the calling thread's are.
+/// All its signals are blocked, as the calling thread's are. `flags` are
+/// CLONE_NEWPID and CLONE_NEWNS, or none.
+///
+/// One that is to be on its own is made by a helper that ends at once, so that
+/// it never was a child of ours: we leave no zombie to our caller, and a
+/// parent-death signal of the task is not sent when we end.
 pub(crate) fn spawn(
     ctx: &RestoreContext<'_>,
     pid: u32,
     set_tid: Option<u32>,
     flags: u64,
 ) -> Result<Child, RestoreError> {
+    if ctx.options.sibling {
+        // It inherits our own exit signal: CLONE_PARENT wants 0.
+        return spawn_here(ctx, pid, set_tid, flags | libc::CLONE_PARENT as u64, 0);
+    }
+    let exit_signal = libc::SIGCHLD as u64;
+    if !ctx.options.detached {
+        return spawn_here(ctx, pid, set_tid, flags, exit_signal);
+    }
+    let mut helper = spawn_here(ctx, pid, None, 0, exit_signal)?;
+    let args = CloneArgs {
+        flags,
+        exit_signal,
+        ..CloneArgs::default()
+    };
+    let scratch = helper.stack_below();
+    let remote = helper.create("create the process", scratch, set_tid, args)?;
+    Child::new(pid, remote)
+}
+
+fn spawn_here(
+    ctx: &RestoreContext<'_>,
+    pid: u32,
+    set_tid: Option<u32>,
+    flags: u64,
+    exit_signal: u64,
+) -> Result<Child, RestoreError> {
     let failed = |source| RestoreError::Spawn { pid, source };
     let (wait, keep) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     let gate = Gate {
         wait: wait.as_fd(),
         keep: keep.as_fd(),
-    };
-    // A sibling inherits our own exit signal: CLONE_PARENT wants 0.
-    let (flags, exit_signal) = match ctx.options.sibling {
-        true => (flags | libc::CLONE_PARENT as u64, 0),
-        false => (flags, libc::SIGCHLD as u64),
     };
     let created = spawn_waiting(flags, exit_signal, set_tid, gate).map_err(failed)?;
     let seized = Remote::seize(created, suspends_seccomp(ctx));

@@ -48,23 +48,13 @@ pub(crate) fn create<'a>(
 }
 
 fn create_one(pids: PidPolicy, child: &mut Child, tid: u32) -> Result<Remote, RestoreError> {
-    let what = format!("create thread {tid}");
-    let at = child.process.blob()?.script();
-    let set_tid_at = at + size_of::<CloneArgs>() as u64;
-    let chosen = pids != PidPolicy::New;
+    let scratch = child.process.blob()?.script();
+    let chosen = (pids != PidPolicy::New).then_some(tid);
     let args = CloneArgs {
         flags: FLAGS as u64,
-        set_tid: if chosen { set_tid_at } else { 0 },
-        set_tid_size: u64::from(chosen),
         ..CloneArgs::default()
     };
-    child.process.write(&what, at, &args.to_bytes())?;
-    child.process.write(&what, set_tid_at, &tid.to_le_bytes())?;
-    let clone3 = [at, size_of::<CloneArgs>() as u64];
-    let returned = child.try_syscall(&what, libc::SYS_clone3, &clone3)?;
-    returned.result().map_err(child.process.step(&what))?;
-    let created = returned.created.unwrap_or(returned.value as u32);
-    Remote::adopt(created).map_err(child.process.remote(&what))
+    child.create(&format!("create thread {tid}"), scratch, chosen, args)
 }
 
 /// Gives every thread its own state, each by its own hand.

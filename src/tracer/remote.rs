@@ -124,6 +124,19 @@ impl Remote {
         self.thread.tid()
     }
 
+    /// The stack pointer it was taken over with.
+    pub fn stack(&self) -> u64 {
+        self.base.rsp
+    }
+
+    /// Has the thread run from registers of ours, changed by `change`, once it is let go.
+    pub fn start_at(&mut self, change: impl FnOnce(&mut Registers)) -> Result<(), RemoteError> {
+        self.come_to_rest()?;
+        let mut registers = self.plain();
+        change(&mut registers);
+        Ok(self.thread.set_registers(&registers)?)
+    }
+
     /// The tracee underneath.
     pub fn thread(&mut self) -> &mut Stopped {
         &mut self.thread

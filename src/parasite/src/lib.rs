@@ -45,9 +45,11 @@ macro_rules! run_script {
     };
 }
 
+mod init;
 mod restorer;
 mod stub;
 
+pub use init::init;
 pub use restorer::{RESTORER_ENTRY, restorer};
 pub use stub::{Home, STUB_MAGIC, StubConstants, StubLayout, stub, stub_layout};
 
