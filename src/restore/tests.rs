@@ -224,7 +224,7 @@ fn crowd(tids: impl Iterator<Item = u32>, leader: u32) -> TaskState {
 
 /// Thread ids that are free and far from those given out.
 fn free_tids(count: u32) -> impl Iterator<Item = u32> {
-    let far = std::process::id() + 10_000;
+    let far = (std::process::id() + 10_000) % 20_000 + 5_000;
     (far..)
         .filter(|t| !std::fs::exists(format!("/proc/{t}")).unwrap())
         .take(count as usize)
