@@ -1,9 +1,8 @@
-//! What prctl(2), arch_prctl(2) and their kin keep for a task, a thread or an
-//! address space.
+//! What prctl(2), arch_prctl(2) and their kin keep for a task or a thread.
 
 use std::io;
 
-use icecore_images::prctl::{MmControls, NumaPolicy, TaskControls, ThreadControls};
+use icecore_images::prctl::{NumaPolicy, TaskControls, ThreadControls};
 use linux_raw_sys::prctl as pr;
 
 use crate::kernel::prctl::*;
@@ -121,7 +120,7 @@ pub(super) fn personality(tid: u32) -> io::Result<u32> {
         .ok_or_else(|| malformed("personality"))
 }
 
-/// The question for what a task and its address space have.
+/// The question for what a task has.
 #[derive(Debug)]
 pub(super) struct TaskAsked {
     subreaper: Buffer,
@@ -133,10 +132,6 @@ pub(super) struct TaskAsked {
     private_expedited: Call,
     ldt: Call,
     keyring: Call,
-    dumpable: Call,
-    thp_disable: Call,
-    memory_merge: Call,
-    mdwe: Call,
 }
 
 /// Asks for what any one thread can tell for all.
@@ -177,10 +172,6 @@ pub(super) fn ask_task(script: &mut Script) -> TaskAsked {
             args![0, ldt, 64],
         ),
         keyring: ask_keyring(script, KEY_SPEC_PROCESS_KEYRING),
-        dumpable: optional(script, pr::PR_GET_DUMPABLE, 0),
-        thp_disable: optional(script, pr::PR_GET_THP_DISABLE, 0),
-        memory_merge: optional(script, pr::PR_GET_MEMORY_MERGE, 0),
-        mdwe: optional(script, pr::PR_GET_MDWE, 0),
     }
 }
 
@@ -212,16 +203,6 @@ impl TaskAsked {
         }
     }
 
-    /// What belongs to the address space and is kept by prctl(2); the rest of
-    /// `controls` is left alone.
-    pub(super) fn mm(&self, outcome: &Outcome, controls: &mut MmControls) {
-        let value = |call| outcome.result(call).unwrap_or_default();
-        controls.dumpable = value(self.dumpable) as u32;
-        controls.thp_disable = value(self.thp_disable);
-        controls.memory_merge = value(self.memory_merge) != 0;
-        controls.mdwe = value(self.mdwe) as u32;
-    }
-
     /// What the task has that cannot be carried.
     pub(super) fn refused(&self, outcome: &Outcome) -> Vec<&'static str> {
         let ldt = matches!(outcome.result(self.ldt), Ok(len) if len > 0);
@@ -239,16 +220,6 @@ impl TaskAsked {
         .into_iter()
         .filter_map(|(there, what)| there.then_some(what))
         .collect()
-    }
-}
-
-/// `/proc/PID/coredump_filter`; absent in a kernel without core dumps.
-pub(super) fn coredump_filter(tid: u32) -> io::Result<u32> {
-    match proc_text::read_if_there(tid, "coredump_filter")? {
-        Some(text) => hex(&text)
-            .map(|f| f as u32)
-            .ok_or_else(|| malformed("coredump_filter")),
-        None => Ok(0),
     }
 }
 
@@ -280,7 +251,6 @@ mod tests {
         let me = std::process::id();
         personality(me)?;
         login_uid(me)?;
-        assert_ne!(coredump_filter(me)?, 0);
         assert!(!io_flusher(&Stat::read(me)?));
         Ok(())
     }

@@ -66,10 +66,6 @@ pub(crate) fn collect(
         id: sig_hand,
         actions: Vec::new(),
     });
-    if let Some(mm) = ctx.tables.mms.get_mut(shared.mm.0 as usize) {
-        let filter = prctl::coredump_filter(tid).map_err(read("its coredump_filter"))?;
-        mm.controls.coredump_filter = filter;
-    }
     let [user, system, children_user, children_system] = stat.times;
     let mut state = TaskState {
         pid,
@@ -208,9 +204,6 @@ fn inspect_task(
     state.controls = controls.task(&outcome);
     if let Some(hands) = ctx.tables.sig_hands.get_mut(state.sig_hand.0 as usize) {
         hands.actions = actions.answer(&outcome);
-    }
-    if let Some(mm) = ctx.tables.mms.get_mut(state.mm.0 as usize) {
-        controls.mm(&outcome, &mut mm.controls);
     }
     for problem in controls.refused(&outcome) {
         ctx.block(Place::Task { pid }, problem.to_owned(), None);

@@ -1,6 +1,8 @@
 //! Linux as we use it: /proc, system calls without a wrapper, feature probes.
 
 pub mod build_id;
+pub(crate) mod capability;
+pub(crate) mod clock;
 pub mod clone3;
 pub(crate) mod cpu;
 pub mod fcntl;

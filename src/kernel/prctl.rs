@@ -40,3 +40,21 @@ pub(crate) const KEYCTL_GET_KEYRING_ID: u64 = 0;
 pub(crate) const KEY_SPEC_THREAD_KEYRING: i32 = -1;
 /// keyctl: the task's keyring.
 pub(crate) const KEY_SPEC_PROCESS_KEYRING: i32 = -2;
+
+/// A prctl of the calling thread that returns its answer; `None` where the
+/// kernel does not know it.
+pub(crate) fn get(option: u32, arg: u64) -> Option<u32> {
+    // SAFETY: the options asked for here take numbers and touch no memory.
+    let ret = unsafe { libc::prctl(option as libc::c_int, arg, 0u64, 0u64, 0u64) };
+    u32::try_from(ret).ok()
+}
+
+/// Whether timers can be created with ids of one's choice (6.15).
+pub(crate) fn timer_restore_ids() -> bool {
+    use linux_raw_sys::prctl as pr;
+    get(
+        pr::PR_TIMER_CREATE_RESTORE_IDS,
+        pr::PR_TIMER_CREATE_RESTORE_IDS_GET.into(),
+    )
+    .is_some()
+}

@@ -19,24 +19,33 @@
 mod blob;
 mod child;
 mod clock;
+mod cpu;
+mod creds;
 pub(crate) mod descriptors;
 pub(crate) mod file_ref;
 pub(crate) mod ghost;
 mod layout;
+mod limits;
 mod mapped;
 pub(crate) mod memory;
 mod memory_plan;
 mod mm;
 mod namespace;
 mod new_pid;
+mod outside;
 mod pages;
 mod pids;
+mod prctl;
 mod resume;
+mod sched;
+mod seccomp;
 pub(crate) mod shmem;
+mod signals;
 mod sleep;
 mod spawn;
 pub(crate) mod state;
 mod threads;
+mod timers;
 mod vdso;
 mod vma;
 mod xstate;
@@ -212,6 +221,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
         ctx.new_pid = Some(child.process.pid);
     }
     spawn::place_in_session(ctx, task, &mut child)?;
+    state::from_outside(ctx, task, &mut child)?;
     ctx.stats.spawn_us = micros(spawning);
 
     let threads = rebuild(ctx, task, mm, opened, &mut child)?;
