@@ -42,6 +42,13 @@ pub enum DumpError {
         #[source]
         source: TraceError,
     },
+    /// There is no guardian to clean up after a killed dump.
+    #[error("dump: start a guardian process")]
+    Guardian {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Whoever watches failed at a stage.
     #[error("dump: stage {stage}")]
     Stage {

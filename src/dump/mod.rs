@@ -57,6 +57,7 @@ mod xstate;
 
 mod check;
 mod inside;
+mod leftovers;
 mod machine;
 mod stopwatch;
 
@@ -71,7 +72,7 @@ use icecore_images::regular::GhostFile;
 use icecore_images::seccomp::SeccompFilter;
 use icecore_images::shmem::ShmemState;
 use icecore_images::signals::SigHandState;
-use icecore_images::store::{Committed, WriteOptions};
+use icecore_images::store::Committed;
 use icecore_images::task::TaskState;
 use icecore_images::timers::ClockState;
 
@@ -80,7 +81,6 @@ use crate::error::DumpError;
 use crate::observer::{Moment, Stage};
 use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
-use crate::tracer::fault;
 use crate::tracer::{Frozen, FrozenTask};
 use stopwatch::Stopwatch;
 
@@ -91,11 +91,14 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
     on_thread_of_its_own(|| {
         let start = Instant::now();
         tell(options, Stage::PreDump)?;
-        let writer = open_image(options)?;
+        let (writer, guardian) = leftovers::open_image(options)?;
         let mut frozen = freeze(options)?;
         let mut ctx = DumpContext::new(options);
         ctx.frozen_since = Some(frozen.since);
         let committed = store(&mut ctx, &mut frozen, writer)?;
+        guardian
+            .dismiss()
+            .map_err(|source| DumpError::Guardian { source })?;
         tell(options, Stage::PostDump).inspect_err(|_| discard(options))?;
         release(&mut ctx, frozen)?;
         ctx.stats.write_us += micros(committed.write);
@@ -179,17 +182,6 @@ fn inspect(
 fn freeze(options: &DumpOptions) -> Result<Frozen, DumpError> {
     let pid = options.pid;
     Frozen::freeze(pid, options.timeout).map_err(|source| DumpError::Freeze { pid, source })
-}
-
-fn open_image(options: &DumpOptions) -> Result<ImageWriter, DumpError> {
-    let write_options = WriteOptions {
-        beside: options.beside.clone(),
-        observer: Some(Box::new(|_| fault::point(fault::Kind::Write))),
-    };
-    Ok(ImageWriter::create_with(
-        &options.images_dir,
-        write_options,
-    )?)
 }
 
 /// Lets the target go, as it was asked for.

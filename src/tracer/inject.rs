@@ -2,9 +2,16 @@
 //! every point at which we could die.
 //!
 //! In: the stub is written; then the registers are set to its entry; then the
-//! signal mask. Out: the thread is interrupted at the stub's munmap, so that it
-//! stands at a PTRACE_EVENT_STOP again; then its signal mask is set; then its
-//! registers, raw. See `icecore_parasite::stub` for the road in between.
+//! signal mask. Out: the thread is interrupted behind the stub's munmap, so
+//! that it stands at a PTRACE_EVENT_STOP again; then its signal mask is set;
+//! then its registers, raw. See `icecore_parasite::stub` for the road in
+//! between.
+//!
+//! Where a signal must end the interrupted call, the way out is longer: were
+//! the mask set and then icecore killed, its handler would run inside the stub
+//! and the call be issued again. So the mask is set at the entry of the stub's
+//! ppoll, which replaces it before any signal can be delivered and tells
+//! whether one must be.
 
 use std::io;
 
@@ -131,7 +138,8 @@ impl FrozenTask {
         if self.risk_seccomp {
             frozen.suspend_seccomp(true)?;
         }
-        let outcome = frozen.run(&self.memory, place, len, script);
+        let asks = constants.ask != 0;
+        let outcome = frozen.run(&self.memory, place, len, script, asks);
         if self.risk_seccomp && !frozen.astray {
             frozen.suspend_seccomp(false)?;
         }
@@ -208,6 +216,7 @@ impl FrozenThread {
         place: StubPlace,
         len: u64,
         script: &Script,
+        asks: bool,
     ) -> Result<Outcome, InjectError> {
         let tid = self.tid;
         let stopped = self
@@ -220,7 +229,16 @@ impl FrozenThread {
         if let Err(InjectError::Trace(e)) = result {
             return Err(e.into());
         }
-        go_home(stopped, self.mask, &self.registers)?;
+        if asks {
+            walk_to(stopped, place.address + stub_layout().asked)?;
+            stopped.set_signal_mask(self.mask)?;
+            next_syscall_stop(stopped)?;
+            stand(stopped)?;
+        } else {
+            stand(stopped)?;
+            stopped.set_signal_mask(self.mask)?;
+        }
+        stopped.set_registers(&self.registers)?;
         self.astray = false;
         result
     }
@@ -322,13 +340,14 @@ fn next_syscall_stop(stopped: &mut Stopped) -> Result<(), TraceError> {
     }
 }
 
-/// From a system-call stop inside the stub to where the thread was frozen.
-fn go_home(stopped: &mut Stopped, mask: u64, home: &Registers) -> Result<(), TraceError> {
+/// From the exit of a system call to a PTRACE_EVENT_STOP, on the way back to
+/// user mode.
+fn stand(stopped: &mut Stopped) -> Result<(), TraceError> {
     stopped.interrupt()?;
     let mut how = Resume::Cont(0);
     loop {
         how = match stopped.resume_to_stop(how)? {
-            Stop::Event { .. } => break,
+            Stop::Event { .. } => return Ok(()),
             Stop::Signal(signal) if signal == libc::SIGSTOP as u32 => Resume::Cont(signal),
             stop => {
                 let tid = stopped.tid();
@@ -336,6 +355,4 @@ fn go_home(stopped: &mut Stopped, mask: u64, home: &Registers) -> Result<(), Tra
             }
         };
     }
-    stopped.set_signal_mask(mask)?;
-    stopped.set_registers(home)
 }

@@ -5,6 +5,7 @@ mod asleep;
 mod bpf;
 pub mod fault;
 pub mod freeze;
+pub mod guardian;
 pub mod inject;
 pub mod interrupted;
 pub mod memory;
@@ -19,6 +20,7 @@ pub mod stub;
 mod timeout;
 
 pub use freeze::{FreezeError, Frozen, FrozenTask, FrozenThread};
+pub use guardian::{Guardian, Undo};
 pub use inject::InjectError;
 pub(crate) use script::args;
 pub use script::{Arg, Buffer, Call, Outcome, Script, ScriptError};

@@ -1,0 +1,38 @@
+//! The kill sweep: icecore is killed at its Nth ptrace request, for every N,
+//! and at every step of writing; each time its target must go on unharmed and
+//! nothing of icecore's may be left. This program is also the targets: with
+//! `ICECORE_SWEEP_VICTIM` it plays the victim of that name.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod registers;
+mod sweep;
+mod victims;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    if let Ok(name) = std::env::var("ICECORE_SWEEP_VICTIM") {
+        return match victims::play(&name) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("victim {name}: {e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let trials = victims::ALL
+        .iter()
+        .map(|(name, _)| {
+            Trial::test(format!("kill_sweep::{name}"), || {
+                sweep::run(name).map_err(Failed::from)
+            })
+        })
+        .collect();
+    let mut arguments = Arguments::from_args();
+    // Victims measure time: not too many at once.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
