@@ -26,6 +26,9 @@ impl Target {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self, String> {
         let this = rustix::process::getpid();
         set_child_subreaper(Some(this)).map_err(|e| format!("become a subreaper: {e}"))?;
+        // What the test runner's own caller left open is no part of a target.
+        let kept = icecore::kernel::inherited::keep_from_children();
+        kept.map_err(|e| format!("keep descriptors from children: {e}"))?;
         let child = command
             .spawn()
             .map_err(|e| format!("start {command:?}: {e}"))?;

@@ -12,6 +12,7 @@ use clap::Args;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::CliError;
+use crate::kernel::inherited;
 
 const PYTHON: &str = "/usr/bin/python3";
 const PYTHON_PROGRAM: &str = include_str!("worker.py");
@@ -89,6 +90,7 @@ impl Worker {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        inherited::keep_from_children().map_err(|e| failed("keep descriptors", e))?;
         let child = command.spawn().map_err(|e| failed("start a program", e))?;
         let pid = Pid::from_raw(child.id().cast_signed());
         Ok(Self {
