@@ -170,7 +170,9 @@ impl Frozen {
             signal_task(task.pid, libc::SIGKILL)?;
         }
         for mut task in self.tasks {
-            for thread in std::mem::take(&mut task.threads) {
+            // The leader, which comes first, cannot be waited for before the
+            // others are.
+            for thread in std::mem::take(&mut task.threads).into_iter().rev() {
                 thread.reap();
             }
         }
