@@ -71,7 +71,7 @@ fn show(scratch: &Scratch, tell: &dyn Fn(&str)) -> Result<Seen, CliError> {
         image.display()
     ));
     let dumped = Dump::new(pid, &image).run()?;
-    worker.reap()?;
+    worker.is_gone();
     let stats = &dumped.stats;
     tell(&format!(
         "   took {}, of which the process stood still for {}; the image has {}",

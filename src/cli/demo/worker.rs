@@ -136,12 +136,10 @@ impl Worker {
         }
     }
 
-    /// Takes note that it has been ended.
-    pub(crate) fn reap(&mut self) -> Result<(), CliError> {
-        let waited = waitpid(Some(self.pid), WaitOptions::empty());
-        waited.map_err(|e| failed("wait for the process", e.into()))?;
+    /// Takes note that it has been ended. As its parent and its tracer are the
+    /// same process, the dump has reaped it.
+    pub(crate) fn is_gone(&mut self) {
         self.alive = false;
-        Ok(())
     }
 
     /// Takes note that it has been restored, with the pid it had.
