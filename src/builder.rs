@@ -9,7 +9,7 @@ use crate::blocker::Blocker;
 use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
 use crate::options::{After, DumpOptions, PidPolicy, RestoreOptions};
-use crate::stats::{DumpReport, RestoreReport};
+use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
 
 /// A dump, to be configured and run.
 #[derive(Debug, Clone)]
@@ -84,7 +84,10 @@ impl Dump {
     /// [`DumpError::Blocked`] with everything that cannot be carried over;
     /// other variants for what went wrong.
     pub fn run(&self) -> Result<DumpReport, DumpError> {
-        crate::dump::run(&self.options)
+        let mut report = crate::dump::run(&self.options)?;
+        let written = stats::write(&self.options.images_dir, DUMP_STATS, &report.stats);
+        report.notes.extend(written.err());
+        Ok(report)
     }
 }
 
@@ -201,7 +204,12 @@ impl Restore {
     /// [`RestoreError::Obstacles`] with everything that is in the way; other
     /// variants for what went wrong.
     pub fn run(&self) -> Result<RestoreReport, RestoreError> {
-        crate::restore::run(&self.options)
+        let mut report = crate::restore::run(&self.options)?;
+        if !self.options.dry_run {
+            let written = stats::write(&self.options.images_dir, RESTORE_STATS, &report.stats);
+            report.notes.extend(written.err());
+        }
+        Ok(report)
     }
 }
 

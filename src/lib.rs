@@ -36,5 +36,7 @@ pub use builder::{Check, Dump, Restore};
 pub use error::{DumpError, RestoreError};
 pub use icecore_images as images;
 pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};
-pub use options::{After, DumpOptions, PidPolicy, RestoreOptions};
-pub use stats::{DumpReport, DumpStats, RestoreReport, RestoreStats};
+pub use options::{
+    After, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, PidPolicy, RestoreOptions,
+};
+pub use stats::{DUMP_STATS, DumpReport, DumpStats, RESTORE_STATS, RestoreReport, RestoreStats};

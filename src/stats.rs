@@ -1,7 +1,24 @@
-//! `stats.json`: what a dump or restore cost. Names are documented and stable;
-//! harnesses read them.
+//! `stats.json` and `stats-restore.json`: what a dump or restore cost. Names are
+//! documented and stable; harnesses read them.
+
+use std::fs;
+use std::path::Path;
 
 use serde::Serialize;
+
+/// File in the image's directory with a dump's [`DumpStats`].
+pub const DUMP_STATS: &str = "stats.json";
+/// File in the image's directory with the last restore's [`RestoreStats`].
+pub const RESTORE_STATS: &str = "stats-restore.json";
+
+/// Writes `stats` beside an image. It did not fail because its cost could not
+/// be written down: the error is a note for the report.
+pub(crate) fn write(dir: &Path, name: &str, stats: &impl Serialize) -> Result<(), String> {
+    let path = dir.join(name);
+    let text = serde_json::to_string_pretty(stats).map_err(|e| e.to_string());
+    let written = text.and_then(|t| fs::write(&path, t + "\n").map_err(|e| e.to_string()));
+    written.map_err(|e| format!("{} could not be written: {e}", path.display()))
+}
 
 /// Cost of a dump.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

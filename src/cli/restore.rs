@@ -116,8 +116,10 @@ impl RestoreArgs {
         let caught = signals::cancel_on_signal(&options.cancel)?;
         let stays = !options.detached && !options.sibling;
         let report = Restore::from(options).run()?;
-        let root = report.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let child = root.filter(|_| stays);
+        let child = report
+            .awaited
+            .and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let child = child.filter(|_| stays);
         if let Some(pid) = child {
             signals::forward_to(pid)?;
         }
