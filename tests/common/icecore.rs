@@ -171,6 +171,20 @@ impl Finished {
         }
     }
 
+    /// Whether it succeeded; an error unless that was its own decision, told as
+    /// errors are.
+    pub(crate) fn decided(&self, what: &str) -> Result<bool, String> {
+        let decided = match self.status.code() {
+            Some(0) => true,
+            Some(1) => self.stderr.starts_with("error: ") && !self.stderr.contains("panicked"),
+            _ => false,
+        };
+        match decided {
+            true => Ok(self.status.success()),
+            false => Err(self.describe(&format!("({what}) should have failed with an error"))),
+        }
+    }
+
     /// What happened, for the message of a failed test.
     pub(crate) fn describe(&self, complaint: &str) -> String {
         let Self {

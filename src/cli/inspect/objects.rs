@@ -8,7 +8,6 @@ use icecore_images::shmem::ShmemKind;
 use indicatif::BinaryBytes;
 
 use super::table::Table;
-use super::words;
 
 /// Shows deleted files and shared memory objects, if there are any. Writing to
 /// a string cannot fail.
