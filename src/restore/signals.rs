@@ -19,8 +19,7 @@ pub(super) fn actions(actions: &[SigAction], script: &mut Script) {
     }
 }
 
-/// Sets the action of one signal.
-pub(super) fn action(actions: &[SigAction], signal: u32, script: &mut Script) {
+fn action(actions: &[SigAction], signal: u32, script: &mut Script) {
     let default = SigAction {
         signal,
         handler: 0,

@@ -104,12 +104,11 @@ pub(crate) fn thread(
 /// What comes last, in the leader, when every thread has its state: queued
 /// signals, timers, what seals the address space, limits.
 pub(crate) fn last(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
-    // The breakpoint at the end of a fast script has changed this one.
-    signals::action(actions(ctx, task), libc::SIGTRAP as u32, script);
+    let pid = ctx.id_now(task.pid);
     if let Some(leader) = task.threads.iter().find(|t| t.tid == task.pid) {
-        signals::queue(task.pid, task.pid, &leader.pending, script);
+        signals::queue(pid, pid, &leader.pending, script);
     }
-    signals::queue_shared(task.pid, &task.pending, script);
+    signals::queue_shared(pid, &task.pending, script);
     timers::arm(task, &clocks(ctx), script);
     if let Some(mm) = mm(ctx, task) {
         prctl::dumpable(&mm.controls, script);
