@@ -540,8 +540,9 @@ mod programs_rely_on {
                 .arg("--action-script")
                 .arg(script);
             let done = restore.run()?.expect_failure(stage)?;
-            let left = Path::new(&format!("/proc/{}", target.pid())).exists();
-            assert!(!left, "{}", done.describe("left a process behind"));
+            let stat = format!("/proc/{}/stat", target.pid());
+            let left = common::icecore::lossy(Path::new(&stat));
+            assert_eq!(left, "", "{}", done.describe("left a process behind"));
         }
         target.restore(&scratch.images(), &[]).map(drop)
     }
@@ -695,6 +696,39 @@ fn the_demo_does_what_it_says() -> Result {
         "{object}"
     );
     Ok(())
+}
+
+#[test]
+fn check_lists_what_stands_in_the_way_of_a_dump() -> Result {
+    let scratch = Scratch::new()?;
+    let check = |target: &Target| {
+        Icecore::new(scratch.path(), "check")
+            .args(["--pid", &target.pid().to_string()])
+            .run()
+    };
+    let mut free = sleeper()?;
+    let done = check(&free)?.expect_success()?;
+    assert!(
+        done.stdout.contains("nothing stands in the way"),
+        "{}",
+        done.stdout
+    );
+    free.alive()?;
+
+    let mut command = Command::new("setsid");
+    command
+        .args(["sleep", "300"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut held = Target::spawn(command.stdin(Stdio::null()))?;
+    let done = check(&held)?.expect_failure("2 things cannot be carried over")?;
+    let lists = |fd: u32| {
+        done.stderr
+            .contains(&format!("pid {} fd {fd}: ", held.pid()))
+    };
+    assert!(lists(1) && lists(2), "{}", done.stderr);
+    drop(reader);
+    held.alive()
 }
 
 #[test]

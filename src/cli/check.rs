@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::common::Common;
 use super::{CliError, report};
+use crate::builder::Check;
+use crate::error::DumpError;
 use crate::kernel::features::{Feature, Features};
 
 /// Tell what this machine offers, or what stands in the way of a dump
@@ -15,23 +17,43 @@ use crate::kernel::features::{Feature, Features};
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Show everything that makes a difference, with what it is for
-    #[arg(long, conflicts_with = "feature")]
+    #[arg(long, conflicts_with_all = ["feature", "pid"])]
     all: bool,
 
     /// Succeed if this one is there (--all shows their names)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "pid")]
     feature: Option<String>,
+
+    /// List everything that stands in the way of a dump of this process, which
+    /// stands still for a moment and goes on
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
 }
 
 impl CheckArgs {
     /// Looks and tells.
     pub(crate) fn run(&self, common: &Common) -> Result<ExitCode, CliError> {
+        if let Some(pid) = self.pid {
+            return process(pid, common);
+        }
         let features = Features::probe();
         match &self.feature {
             Some(name) => one(&features, name, common),
             None => all(&features, self.all, common),
         }
     }
+}
+
+fn process(pid: u32, common: &Common) -> Result<ExitCode, CliError> {
+    let blockers = Check::new(pid).run()?;
+    if !blockers.is_empty() {
+        return Err(DumpError::Blocked { pid, blockers }.into());
+    }
+    match common.json {
+        true => report::success(&json!({ "pid": pid })),
+        false => report::line(&format!("nothing stands in the way of a dump of pid {pid}")),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn one(features: &Features, name: &str, common: &Common) -> Result<ExitCode, CliError> {

@@ -88,7 +88,12 @@ impl Outside {
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let mut facts = BTreeMap::new();
         for file in FILES {
-            facts.insert((*file).to_owned(), lossy(&proc.join(file)));
+            let mut text = lossy(&proc.join(file));
+            if *file == "autogroup" {
+                // The kernel numbers groups anew; the niceness counts.
+                text = text.split_whitespace().skip(1).collect();
+            }
+            facts.insert((*file).to_owned(), text);
         }
         for link in LINKS {
             facts.insert((*link).to_owned(), link_of(&proc.join(link)));
