@@ -716,10 +716,11 @@ fn check_lists_what_stands_in_the_way_of_a_dump() -> Result {
     free.alive()?;
 
     let mut command = Command::new("setsid");
+    let (reader, writer) = io(std::io::pipe())?;
     command
         .args(["sleep", "300"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stdout(io(writer.try_clone())?)
+        .stderr(writer);
     let mut held = Target::spawn(command.stdin(Stdio::null()))?;
     let done = check(&held)?.expect_failure("2 things cannot be carried over")?;
     let lists = |fd: u32| {
