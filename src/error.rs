@@ -247,6 +247,9 @@ impl DumpError {
         match self {
             DumpError::Freeze { source, .. } => source.help(),
             DumpError::Image(error) => error.help().map(str::to_owned),
+            DumpError::Space { .. } => {
+                Some("free space there, or give another directory".to_owned())
+            }
             _ => None,
         }
     }

@@ -16,7 +16,6 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use common::icecore::Icecore;
 use common::target::Target;
@@ -26,16 +25,11 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const IMAGES: u64 = 200;
 
-/// Starts `sleep` with standard descriptors only: whoever runs the tests may
-/// have left others open.
-const SLEEPER: &str = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; \
-    [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec setsid sleep 1000";
-
 #[test]
 fn a_failed_restore_leaves_nothing() -> Outcome {
     let base = tempfile::tempdir()?;
     let sound = base.path().join("sound");
-    put_to_sleep(&sound)?;
+    Target::sleeper()?.dump(&sound, &[])?;
     let dir = base.path().join("damaged");
     fs::create_dir(&dir)?;
 
@@ -73,21 +67,6 @@ fn a_failed_restore_leaves_nothing() -> Outcome {
         restored > 0,
         "none restored: nothing behind the checks was tried"
     );
-    Ok(())
-}
-
-fn put_to_sleep(image: &Path) -> Outcome {
-    let mut command = Command::new("/bin/bash");
-    command.args(["-c", SLEEPER]).current_dir("/").env_clear();
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut target = Target::spawn(&mut command)?;
-    let name = format!("/proc/{}/comm", target.pid());
-    common::wait::until("sleep to run", common::wait::LIMIT, || {
-        let comm = fs::read_to_string(&name).map_err(|e| e.to_string())?;
-        Ok((comm == "sleep\n").then_some(()))
-    })?;
-    target.dump(image, &[])?;
     Ok(())
 }
 

@@ -7,11 +7,14 @@ mod sample;
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::icecore::Icecore;
+use common::target::Target;
+use icecore_images::{ImageWriter, WriteError};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -236,6 +239,86 @@ fn a_directory_one_may_not_read() -> Outcome {
     );
     assert_eq!(failed, expected);
     Ok(())
+}
+
+/// A file system of its own for a test, of a few KiB.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None`, said aloud, where file systems cannot be mounted.
+    fn of(size: &str) -> Result<Option<Self>, std::io::Error> {
+        let dir = tempfile::tempdir()?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        if mount.arg(dir.path()).status()?.success() {
+            return Ok(Some(Self(dir)));
+        }
+        println!("skipped: file systems cannot be mounted here");
+        Ok(None)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_dump_that_has_no_room_leaves_nothing_and_no_harm() -> Outcome {
+    let Some(disk) = SmallDisk::of("64k")? else {
+        return Ok(());
+    };
+    let base = tempfile::tempdir()?;
+    let mut target = Target::sleeper()?;
+
+    let image = disk.0.path().join("image");
+    let pid = target.pid().to_string();
+    let dump = Icecore::new(base.path(), "dump").args(["-t", &pid]);
+    let failed = dump.arg("-D").arg(&image).run()?;
+    let failed = failed.expect_failure("has no room for the image: ")?;
+    let help = "help: free space there, or give another directory\n";
+    assert!(failed.stderr.ends_with(help), "{}", failed.stderr);
+    assert_eq!(fs::read_dir(disk.0.path())?.count(), 0);
+    target.alive()?;
+    Ok(())
+}
+
+/// Where nobody could know beforehand, and at every step of writing: another
+/// page of disk each time, until there is enough.
+#[test]
+fn a_disk_that_fills_up_leaves_nothing() -> Outcome {
+    let mut full = 0;
+    for pages in 1.. {
+        let Some(disk) = SmallDisk::of(&format!("{}k", pages * 4))? else {
+            return Ok(());
+        };
+        let dir = disk.0.path().join("image");
+        let written = write_sample(&dir);
+        match written {
+            Ok(()) => break,
+            Err(WriteError::Io { what, source, .. }) => {
+                assert_eq!(source.kind(), std::io::ErrorKind::StorageFull, "{what}");
+                full += 1;
+            }
+            Err(e) => return Err(e.into()),
+        }
+        assert_eq!(fs::read_dir(disk.0.path())?.count(), 0, "{pages} pages");
+    }
+    assert!(full > 2, "only {full} of these disks were full");
+    Ok(())
+}
+
+fn write_sample(dir: &Path) -> Result<(), WriteError> {
+    let mut writer = ImageWriter::create(dir)?;
+    let mut file = writer.page_file(0)?;
+    let written = file.write_all(&sample::page_bytes());
+    written.map_err(|source| WriteError::Io {
+        what: "write",
+        path: dir.join("pages-0"),
+        source,
+    })?;
+    writer.commit(&sample::checkpoint()).map(drop)
 }
 
 /// What icecore says on stderr when another user than the tests' runs it.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 
@@ -35,6 +35,24 @@ impl Target {
         let raw = i32::try_from(child.id()).map_err(|e| e.to_string())?;
         let pid = Pid::from_raw(raw).ok_or("pid 0")?;
         Ok(Self { pid, ended: None })
+    }
+
+    /// A process that sleeps in a session of its own, with standard
+    /// descriptors only: whoever runs the tests may have left others open.
+    pub(crate) fn sleeper() -> Result<Self, String> {
+        let script = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; \
+            [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec setsid sleep 1000";
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", script]).current_dir("/").env_clear();
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let target = Self::spawn(&mut command)?;
+        let name = format!("/proc/{}/comm", target.pid());
+        wait::until("sleep to run", wait::LIMIT, || {
+            let comm = fs::read_to_string(&name).map_err(|e| e.to_string())?;
+            Ok((comm == "sleep\n").then_some(()))
+        })?;
+        Ok(target)
     }
 
     /// Its pid.
