@@ -540,7 +540,9 @@ mod programs_rely_on {
                 .arg("--action-script")
                 .arg(script);
             let done = restore.run()?.expect_failure(stage)?;
-            target.reap_killed().map_err(|e| done.describe(&e))?;
+            let stat = format!("/proc/{}/stat", target.pid());
+            let left = common::icecore::lossy(Path::new(&stat));
+            assert_eq!(left, "", "{}", done.describe("left a process behind"));
         }
         target.restore(&scratch.images(), &[]).map(drop)
     }
@@ -714,9 +716,11 @@ fn check_lists_what_stands_in_the_way_of_a_dump() -> Result {
     free.alive()?;
 
     let mut command = Command::new("setsid");
-    let (_stdout, out) = io(std::io::pipe())?;
-    let (_stderr, err) = io(std::io::pipe())?;
-    command.args(["sleep", "300"]).stdout(out).stderr(err);
+    let (reader, writer) = io(std::io::pipe())?;
+    command
+        .args(["sleep", "300"])
+        .stdout(io(writer.try_clone())?)
+        .stderr(writer);
     let mut held = Target::spawn(command.stdin(Stdio::null()))?;
     let done = check(&held)?.expect_failure("2 things cannot be carried over")?;
     let lists = |fd: u32| {
@@ -724,6 +728,7 @@ fn check_lists_what_stands_in_the_way_of_a_dump() -> Result {
             .contains(&format!("pid {} fd {fd}: ", held.pid()))
     };
     assert!(lists(1) && lists(2), "{}", done.stderr);
+    drop(reader);
     held.alive()
 }
 

@@ -11,8 +11,9 @@ pub struct TimerFdState {
     pub settime_flags: u32,
     /// Expirations not yet read.
     pub ticks: u64,
-    /// Nanoseconds to the next expiry; 0: disarmed.
-    pub remaining_ns: u64,
+    /// When it expires next, on the task's CLOCK_MONOTONIC whatever its own
+    /// clock is, nanoseconds; 0: disarmed.
+    pub expires_ns: u64,
     /// Nanoseconds between expiries.
     pub interval_ns: u64,
 }

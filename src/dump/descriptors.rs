@@ -171,7 +171,7 @@ fn describe(
         return match name {
             b"[eventfd]" => eventfd::describe(ctx, d),
             b"[eventpoll]" => epoll::describe(ctx, all, d),
-            b"[timerfd]" => timerfd::describe(ctx, d),
+            b"[timerfd]" => timerfd::describe(ctx, &all.table, d),
             b"[signalfd]" => signalfd::describe(ctx, d),
             b"[pidfd]" => pidfd::describe(ctx, all, d),
             b"inotify" => inotify::describe(ctx, all, d),

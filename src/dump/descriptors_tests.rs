@@ -1,6 +1,7 @@
 //! Descriptors of a child of ours, described while it is frozen.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -28,6 +29,11 @@ impl Program {
         let output = child.stdout.take().unwrap();
         BufReader::new(output).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
+        // It has yet to let go of that pipe.
+        let stdout = format!("/proc/{}/fd/1", child.id());
+        while std::fs::read_link(&stdout).is_ok_and(|to| to != Path::new("/dev/null")) {
+            std::thread::yield_now();
+        }
         Self(child)
     }
 }
@@ -41,7 +47,7 @@ impl Drop for Program {
 
 const PRELUDE: &str = "import os, sys, time, fcntl, ctypes, select, socket, struct, tempfile\n\
     libc = ctypes.CDLL(None, use_errno=True); os.closerange(3, 1000)";
-const READY: &str = "os.write(1, b'ready\\n'); os.close(1); os.dup2(0, 1); time.sleep(1000)";
+const READY: &str = "os.write(1, b'ready\\n'); os.dup2(0, 1); time.sleep(1000)";
 
 struct Found {
     tables: Tables,

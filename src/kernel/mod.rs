@@ -3,8 +3,10 @@
 pub mod build_id;
 pub(crate) mod capability;
 pub(crate) mod clock;
+pub mod clocks;
 pub mod clone3;
 pub(crate) mod cpu;
+pub mod descriptor_calls;
 pub mod fcntl;
 pub mod fdinfo;
 pub mod features;

@@ -1,34 +1,143 @@
 //! Descriptors, working directory and root. This module is the list; each kind
 //! of descriptor has its own.
+//!
+//! Every open file description is opened once, here, under a number that the
+//! task does not use, and reaches the task by inheritance; scripts then place
+//! it at its numbers. Ordering requirements:
+//! - pipes are filled before their ends are opened with their final flags;
+//! - inotify instances are opened last, or they would see the others opened,
+//!   and emptied (`settle`) right before the task runs;
+//! - what only the task itself can open (a pidfd of itself, its own `/proc`)
+//!   is opened when everything else is placed and all else is closed: then it
+//!   is known which number an open gets;
+//! - epoll registrations of numbers that mean something else by now come
+//!   before the task's descriptors are placed;
+//! - limits are set, and seccomp filters installed, after descriptors are
+//!   placed; owners are set after credentials, which they remember.
 
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use icecore_images::files::{FdEntry, FdTable, FileKind, OpenFile};
+use icecore_images::ids::DescriptionId;
 use icecore_images::task::TaskState;
+use rustix::fs::OFlags;
 
-use super::RestoreContext;
 use super::ghost::Ghosts;
+use super::limit::OpenFilesLimit;
+use super::numbers::Numbers;
 use super::shmem::Shmems;
+use super::{RestoreContext, file_ref};
+use super::{
+    descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, owner, pipe, regular,
+    signalfd, timerfd,
+};
 use crate::error::RestoreError;
-use crate::tracer::Script;
+use crate::tracer::{Arg, Script};
 
-/// Open file descriptions opened in the root of the restore, by id.
-#[derive(Debug, Default)]
+/// Open file descriptions opened in the root of the restore.
+#[derive(Debug)]
 pub(crate) struct Opened {
-    /// One descriptor of ours for each description, at its id's index.
-    pub(crate) fds: Vec<Option<std::os::fd::OwnedFd>>,
+    /// One descriptor of ours for each description, at its id's index; none
+    /// for those that the task must open itself.
+    fds: Vec<Option<OwnedFd>>,
+    fs: Vec<fs_state::Directories>,
+    _limit: OpenFilesLimit,
+}
+
+impl Opened {
+    /// Our number of a description.
+    pub(super) fn number(&self, id: DescriptionId) -> Option<u64> {
+        self.fd(id).map(|fd| fd.as_raw_fd() as u64)
+    }
+
+    /// Ours for a description.
+    pub(super) fn fd(&self, id: DescriptionId) -> Option<&OwnedFd> {
+        self.fds.get(id.0 as usize)?.as_ref()
+    }
+
+    /// What must be as it was when the task runs again: restoring has touched
+    /// files that inotify instances of the task watch.
+    pub(crate) fn settle(&self, ctx: &RestoreContext<'_>) {
+        for (file, fd) in ctx.image.files.iter().zip(&self.fds) {
+            if let (FileKind::Inotify(_), Some(fd)) = (&file.kind, fd) {
+                inotify::settle(fd);
+            }
+        }
+    }
 }
 
 /// Notes every obstacle: files missing or changed, all at once.
 pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
-    let _ = ctx;
+    descriptor_plan::plan(ctx);
 }
 
 /// Opens every description once.
 pub(crate) fn open_all(
-    ctx: &mut RestoreContext<'_>,
+    ctx: &RestoreContext<'_>,
     shmems: &Shmems,
     ghosts: &Ghosts,
 ) -> Result<Opened, RestoreError> {
-    let _ = (ctx, shmems, ghosts);
-    Ok(Opened::default())
+    let mut numbers = Numbers::of(ctx.image);
+    let limit = OpenFilesLimit::raise()?;
+    let mut pipes = pipe::Pipes::create(ctx, ghosts)?;
+    let mut fds: Vec<Option<OwnedFd>> = ctx.image.files.iter().map(|_| None).collect();
+    let is_inotify = |file: &OpenFile| matches!(file.kind, FileKind::Inotify(_));
+    let (last, first): (Vec<_>, Vec<_>) = ctx.image.files.iter().partition(|f| is_inotify(f));
+    for file in first.into_iter().chain(last) {
+        let opened = open(file, ghosts, shmems, &mut pipes)
+            .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
+            .map_err(|source| rebuild(file, source))?;
+        if let Some(slot) = fds.get_mut(file.id.0 as usize) {
+            *slot = opened;
+        }
+    }
+    let fs = fs_state::open_all(ctx, ghosts, &mut numbers)?;
+    Ok(Opened {
+        fds,
+        fs,
+        _limit: limit,
+    })
+}
+
+fn rebuild(file: &OpenFile, source: std::io::Error) -> RestoreError {
+    RestoreError::Rebuild {
+        what: format!("open file {} ({})", file.id, descriptor_plan::name(file)),
+        source,
+    }
+}
+
+/// `None`: the task opens it itself.
+fn open(
+    file: &OpenFile,
+    ghosts: &Ghosts,
+    shmems: &Shmems,
+    pipes: &mut pipe::Pipes,
+) -> std::io::Result<Option<OwnedFd>> {
+    let flags = open_flags(file.flags);
+    let fd = match &file.kind {
+        FileKind::Regular(of) | FileKind::Directory(of) => {
+            regular::open(ghosts, of, flags, file.position)?
+        }
+        FileKind::PathOnly(of) => file_ref::open(ghosts, of, flags)?,
+        FileKind::Device(state) => device::open(state, ghosts, flags)?,
+        FileKind::Proc(_) | FileKind::PidFd(_) if in_task::is_own(file) => return Ok(None),
+        FileKind::Proc(state) => in_task::open_shared(state, flags, file.position)?,
+        FileKind::PidFd(_) => return Ok(None),
+        FileKind::Pipe(end) => pipes.open(end.pipe, flags)?,
+        FileKind::EventFd(state) => eventfd::open(state, flags)?,
+        FileKind::Epoll(_) => epoll::open()?,
+        FileKind::TimerFd(state) => timerfd::open(state, flags)?,
+        FileKind::SignalFd(state) => signalfd::open(state, flags)?,
+        FileKind::Inotify(state) => inotify::open(state, flags, ghosts)?,
+        FileKind::MemFd(id) => regular::at(shmems.reopen(*id, flags)?, flags, file.position)?,
+    };
+    Ok(Some(fd))
+}
+
+/// O_* flags as open takes them. O_ASYNC is switched on in the task.
+fn open_flags(flags: u32) -> OFlags {
+    OFlags::from_bits_retain(flags & !(libc::O_ASYNC as u32)) | OFlags::CLOEXEC
 }
 
 /// Places the task's descriptors at their numbers and closes all others, sets
@@ -39,11 +148,119 @@ pub(crate) fn place(
     task: &TaskState,
     script: &mut Script,
 ) {
-    let _ = (ctx, opened, task, script);
+    let Some(table) = table(ctx, task) else {
+        return;
+    };
+    epoll::register_stale(ctx, opened, table, script);
+    for entry in &table.entries {
+        if let Some(number) = opened.number(entry.description) {
+            duplicate(script, number, entry);
+        }
+    }
+    let directories = fs_state::of_task(&opened.fs, task);
+    let kept: Vec<u32> = directories.map_or(Vec::new(), fs_state::Directories::numbers);
+    let placed = table
+        .entries
+        .iter()
+        .filter(|e| opened.number(e.description).is_some());
+    let open: BTreeSet<u32> = placed.map(|e| e.fd).chain(kept).collect();
+    close_all_but(&open, script);
+    in_task::open_early(ctx, table, open, script);
+    if let Some(directories) = directories {
+        fs_state::enter(ctx, task, directories, script);
+    }
+}
+
+/// dup3 to the number of `entry`.
+pub(super) fn duplicate(script: &mut Script, number: u64, entry: &FdEntry) {
+    let cloexec = if entry.cloexec { libc::O_CLOEXEC } else { 0 };
+    script.call(
+        format!("place descriptor {}", entry.fd),
+        libc::SYS_dup3 as u32,
+        [number, u64::from(entry.fd), cloexec as u64],
+    );
+}
+
+fn close_all_but(open: &BTreeSet<u32>, script: &mut Script) {
+    let mut close = |from: u32, to: u32| {
+        let args = [u64::from(from), u64::from(to), 0];
+        script.call(
+            "close what is not the task's",
+            libc::SYS_close_range as u32,
+            args,
+        );
+    };
+    let mut from = 0;
+    for &fd in open {
+        if fd > from {
+            close(from, fd - 1);
+        }
+        from = fd.saturating_add(1).max(from);
+    }
+    close(from, u32::MAX);
 }
 
 /// What needs the task's own identity and its final descriptor numbers: epoll
 /// registrations, owners, timers' expiry.
-pub(crate) fn finish(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
-    let _ = (ctx, task, script);
+pub(crate) fn finish(
+    ctx: &RestoreContext<'_>,
+    opened: &Opened,
+    task: &TaskState,
+    script: &mut Script,
+) {
+    let Some(table) = table(ctx, task) else {
+        return;
+    };
+    in_task::open_late(ctx, table, script);
+    let numbered = |file: &OpenFile| first_number(table, file.id);
+    let files = || {
+        ctx.image
+            .files
+            .iter()
+            .filter_map(|f| Some((f, numbered(f)?)))
+    };
+    for (file, fd) in files() {
+        if let FileKind::Epoll(state) = &file.kind {
+            epoll::register(opened, table, fd, state, script);
+        }
+    }
+    for (file, fd) in files() {
+        if let FileKind::TimerFd(state) = &file.kind {
+            timerfd::arm(ctx, fd, state, script);
+        }
+        owner::set(fd, file, script);
+    }
+}
+
+/// The lowest number a description has in a table.
+pub(super) fn first_number(table: &FdTable, id: DescriptionId) -> Option<u32> {
+    let mut entries = table.entries.iter();
+    entries.find(|e| e.description == id).map(|e| e.fd)
+}
+
+fn table<'a>(ctx: &RestoreContext<'a>, task: &TaskState) -> Option<&'a FdTable> {
+    ctx.image.fd_tables.iter().find(|t| t.id == task.fd_table)
+}
+
+/// Numbers as arguments of a call, beside addresses.
+pub(super) fn values<const N: usize>(values: [u64; N]) -> [Arg; N] {
+    values.map(Arg::Value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_between_is_closed() {
+        let mut script = Script::new();
+        close_all_but(&BTreeSet::from([0, 1, 5, u32::MAX - 1]), &mut script);
+        let image = script.load(0);
+        let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap());
+        let ranges: Vec<_> = (0..script.call_count())
+            .map(|i| (word(i * 72 + 8), word(i * 72 + 16)))
+            .collect();
+        let end = u64::from(u32::MAX);
+        assert_eq!(ranges, [(2, 4), (6, end - 2), (end, end)]);
+    }
 }

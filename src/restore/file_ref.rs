@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use icecore_images::ByteString;
 use icecore_images::files::kind_of_mode;
 use icecore_images::regular::FileRef;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -50,7 +51,12 @@ pub(crate) fn check(ctx: &mut RestoreContext<'_>, file: &FileRef, check: Check) 
 
 /// Its path as this operating system takes it.
 pub(crate) fn path(file: &FileRef) -> &Path {
-    Path::new(std::ffi::OsStr::from_bytes(&file.path.0))
+    as_path(&file.path)
+}
+
+/// Bytes as a path.
+pub(super) fn as_path(bytes: &ByteString) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(&bytes.0))
 }
 
 fn problem(file: &FileRef, check: Check) -> Option<(String, Option<String>)> {

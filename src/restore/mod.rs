@@ -21,10 +21,18 @@ mod child;
 mod clock;
 mod cpu;
 mod creds;
+mod descriptor_plan;
 pub(crate) mod descriptors;
+mod device;
+mod epoll;
+mod eventfd;
 pub(crate) mod file_ref;
+mod fs_state;
 pub(crate) mod ghost;
+mod in_task;
+mod inotify;
 mod layout;
+mod limit;
 mod limits;
 mod mapped;
 pub(crate) mod memory;
@@ -32,19 +40,25 @@ mod memory_plan;
 mod mm;
 mod namespace;
 mod new_pid;
+mod numbers;
 mod outside;
+mod owner;
 mod pages;
 mod pids;
+mod pipe;
 mod prctl;
+mod regular;
 mod resume;
 mod sched;
 mod seccomp;
 pub(crate) mod shmem;
+mod signalfd;
 mod signals;
 mod sleep;
 mod spawn;
 pub(crate) mod state;
 mod threads;
+mod timerfd;
 mod timers;
 mod vdso;
 mod vma;
@@ -207,6 +221,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     if ctx.options.clock_from_dump {
         clock::enter(&image.clocks)?;
     }
+    ctx.clocks_since = Instant::now();
 
     let spawning = Instant::now();
     let (init, mut child) = match ctx.options.pids {
@@ -230,6 +245,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let ready = resume::finish(task, child, init, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
     let awaited = ready.awaited();
+    opened.0.settle(ctx);
     let pid = ready.let_go(task, ctx.options.leave_stopped)?;
     ctx.stage(Stage::PostResume, Some(pid))?;
     Ok(Woken { pid, awaited })
@@ -270,7 +286,7 @@ impl Scripts {
             map: built(&|s| memory::map(mm, prepared, s)),
             finish_memory: built(&|s| memory::finish(mm, prepared, s)),
             before_threads: built(&|s| state::before_threads(ctx, task, s)),
-            finish_descriptors: built(&|s| descriptors::finish(ctx, task, s)),
+            finish_descriptors: built(&|s| descriptors::finish(ctx, opened, task, s)),
             last: built(&|s| {
                 state::last(ctx, task, s);
                 memory::last(mm, s);
@@ -330,11 +346,10 @@ fn rebuild<'a>(
     )?;
     let mut threads = threads::create(ctx.options.pids, task, child)?;
     threads::restore_state(ctx, task, child, &mut threads)?;
-    child.run(
-        "finish the descriptors",
-        &scripts.finish_descriptors,
-        Pace::Careful,
-    )?;
+    // Timers go on with what remains now.
+    let mut finish = Script::new();
+    descriptors::finish(ctx, opened.0, task, &mut finish);
+    child.run("finish the descriptors", &finish, Pace::Careful)?;
     child.run("arm timers and queue signals", &scripts.last, Pace::Careful)?;
     ctx.stats.rebuild_us = micros(start).saturating_sub(ctx.stats.pages_us);
     Ok(threads)
@@ -371,6 +386,8 @@ pub(crate) struct RestoreContext<'a> {
     capabilities: CapabilitySet,
     /// The root task's pid where it is not the image's.
     new_pid: Option<u32>,
+    /// When the image's clocks began to go on.
+    clocks_since: Instant,
 }
 
 impl<'a> RestoreContext<'a> {
@@ -385,6 +402,7 @@ impl<'a> RestoreContext<'a> {
             stats: RestoreStats::default(),
             capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
             new_pid: None,
+            clocks_since: Instant::now(),
         }
     }
 }
@@ -417,6 +435,13 @@ impl RestoreContext<'_> {
     /// Whether we have a capability, effectively.
     pub(crate) fn has_capability(&self, capability: CapabilitySet) -> bool {
         self.capabilities.contains(capability)
+    }
+
+    /// The image's CLOCK_MONOTONIC by now, nanoseconds.
+    pub(crate) fn monotonic_ns(&self) -> i64 {
+        let passed = i64::try_from(self.clocks_since.elapsed().as_nanos());
+        let then = self.image.clocks.monotonic_ns;
+        then.saturating_add(passed.unwrap_or(i64::MAX))
     }
 
     /// Tells the caller of a stage; a failure of theirs is ours.

@@ -8,8 +8,6 @@ mod common;
 mod harness;
 
 mod idle;
-mod signals;
-mod sys;
 
 use std::process::ExitCode;
 
@@ -17,10 +15,7 @@ use harness::Victim;
 
 /// All victims, by resource.
 fn all() -> Vec<Victim> {
-    [idle::victims(), signals::victims()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [idle::victims()].into_iter().flatten().collect()
 }
 
 fn main() -> ExitCode {

@@ -19,7 +19,7 @@ pub(super) fn timerfd(timer: &TimerFdState) -> Found {
     one_of("clock", timer.clock, &TIMERFD_CLOCKS)?;
     // TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET.
     bits("timer flags", u64::from(timer.settime_flags), 3)?;
-    offset("time to the next expiry", timer.remaining_ns)?;
+    offset("time of the next expiry", timer.expires_ns)?;
     offset("interval", timer.interval_ns)
 }
 

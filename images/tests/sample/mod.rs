@@ -220,7 +220,7 @@ fn files() -> Vec<OpenFile> {
         clock: 1,
         settime_flags: 0,
         ticks: 2,
-        remaining_ns: 500,
+        expires_ns: 500,
         interval_ns: 1000,
     };
     let end = PipeEnd { pipe: PipeId(0) };

@@ -137,10 +137,10 @@ fn pipe(image: &Checkpoint, id: PipeId) -> String {
 
 fn timerfd(timer: &TimerFdState) -> String {
     let mut what = format!("timerfd on {}", words::clock(timer.clock));
-    match timer.remaining_ns {
-        0 => what.push_str(", disarmed"),
-        ns => what = what + ", in " + &words::duration(ns),
-    }
+    what.push_str(match timer.expires_ns {
+        0 => ", disarmed",
+        _ => ", armed",
+    });
     if timer.interval_ns != 0 {
         what = what + ", every " + &words::duration(timer.interval_ns);
     }

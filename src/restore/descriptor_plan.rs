@@ -1,0 +1,197 @@
+//! Everything that keeps descriptors from being rebuilt here, found before
+//! anything is created.
+
+use icecore_images::files::{FileKind, OpenFile};
+use icecore_images::regular::FileRef;
+use rustix::thread::CapabilitySet;
+
+use super::file_ref::Check;
+use super::numbers::Numbers;
+use super::{
+    RestoreContext, device, epoll, file_ref, fs_state, ghost, in_task, limit, pipe, timerfd,
+};
+use crate::blocker::Place;
+use crate::options::PidPolicy;
+
+/// Notes every obstacle.
+pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
+    ghost::plan(ctx);
+    for file in &ctx.image.files {
+        plan_file(ctx, file);
+    }
+    for fs in &ctx.image.fs {
+        file_ref::check(ctx, &fs.cwd, Check::Kind);
+        file_ref::check(ctx, &fs.root, Check::Kind);
+        let other = fs_state::is_other_root(&fs.root);
+        need(
+            ctx,
+            other,
+            CapabilitySet::SYS_CHROOT,
+            "CAP_SYS_CHROOT",
+            "its root directory",
+        );
+    }
+    plan_pipes(ctx);
+    plan_numbers(ctx);
+    if ctx.options.pids == PidPolicy::New {
+        plan_new_pid(ctx);
+    }
+}
+
+fn plan_file(ctx: &mut RestoreContext<'_>, file: &OpenFile) {
+    match &file.kind {
+        FileKind::Regular(of) => plan_regular(ctx, file, of),
+        FileKind::Directory(of) | FileKind::PathOnly(of) => file_ref::check(ctx, of, Check::Kind),
+        FileKind::Device(state) => {
+            file_ref::check(ctx, &state.file, Check::Kind);
+            if std::fs::metadata(file_ref::path(&state.file)).is_ok() && !device::is_same(state) {
+                let problem = "is another device now".to_owned();
+                ctx.obstacle(path(&state.file), problem, None);
+            }
+        }
+        FileKind::Inotify(state) => {
+            for watch in &state.watches {
+                file_ref::check(ctx, &watch.file, Check::Kind);
+            }
+        }
+        FileKind::Proc(state) if !in_task::is_own(file) => {
+            let found = std::fs::symlink_metadata(file_ref::as_path(&state.path));
+            if let Err(e) = found {
+                let place = Place::Path {
+                    path: state.path.to_string(),
+                };
+                ctx.obstacle(place, format!("cannot be found: {e}"), None);
+            }
+        }
+        FileKind::TimerFd(state) => {
+            let alarm = timerfd::wakes_the_machine(state);
+            need(
+                ctx,
+                alarm,
+                CapabilitySet::WAKE_ALARM,
+                "CAP_WAKE_ALARM",
+                "an alarm timerfd",
+            );
+        }
+        FileKind::Epoll(state) => {
+            let tables = &ctx.image.fd_tables;
+            let own = |id| {
+                ctx.image
+                    .files
+                    .iter()
+                    .any(|f| f.id == id && in_task::is_own(f))
+            };
+            let lost = state.targets.iter().any(|target| {
+                own(target.description) && tables.iter().any(|t| epoll::is_stale(t, target))
+            });
+            if lost {
+                let problem = "an epoll instance watches a pidfd under a number that means \
+                               something else by now";
+                ctx.obstacle(Place::Machine, problem.to_owned(), None);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A file that is only appended to may have grown: what the task writes next
+/// comes after what others have written, as it would have without the dump.
+fn plan_regular(ctx: &mut RestoreContext<'_>, file: &OpenFile, of: &FileRef) {
+    let append = (libc::O_WRONLY | libc::O_APPEND) as u32;
+    let mask = (libc::O_ACCMODE | libc::O_APPEND) as u32;
+    let what = match file.flags & mask == append {
+        true => Check::Prefix,
+        false => Check::Contents,
+    };
+    file_ref::check(ctx, of, what);
+}
+
+fn plan_pipes(ctx: &mut RestoreContext<'_>) {
+    let limit = std::fs::read_to_string("/proc/sys/fs/pipe-max-size").ok();
+    let limit: u32 = limit.and_then(|t| t.trim().parse().ok()).unwrap_or(1 << 20);
+    let may = ctx.has_capability(CapabilitySet::SYS_RESOURCE);
+    for state in &ctx.image.pipes {
+        if let Some(fifo) = &state.fifo {
+            file_ref::check(ctx, fifo, Check::Kind);
+        }
+        if state.capacity > limit && !may {
+            let problem = format!(
+                "{} holds {} bytes, more than this machine's limit of {limit}",
+                pipe::name(state),
+                state.capacity
+            );
+            let help = "raise /proc/sys/fs/pipe-max-size, or restore with CAP_SYS_RESOURCE";
+            ctx.obstacle(Place::Machine, problem, Some(help));
+        }
+    }
+}
+
+/// Descriptors above every limit that we could give ourselves.
+fn plan_numbers(ctx: &mut RestoreContext<'_>) {
+    let numbers = Numbers::of(ctx.image);
+    let reachable = limit::reachable(ctx.has_capability(CapabilitySet::SYS_RESOURCE));
+    // Ours lie beside the task's while they are placed.
+    let needed = u64::from(numbers.highest().unwrap_or(0)) + 1;
+    let held = (numbers.count() + ctx.image.files.len() + SPARE) as u64;
+    if needed.max(held) > reachable {
+        let problem = format!(
+            "the task's descriptors need a limit of {} open files; {reachable} can be had",
+            needed.max(held)
+        );
+        let help = "raise the hard limit (ulimit -Hn), or restore with CAP_SYS_RESOURCE";
+        ctx.obstacle(Place::Machine, problem, Some(help));
+    }
+}
+
+/// Descriptors icecore holds for itself.
+const SPARE: usize = 64;
+
+/// Pids inside descriptors.
+fn plan_new_pid(ctx: &mut RestoreContext<'_>) {
+    for file in &ctx.image.files {
+        let owned = file.owner.is_some_and(|owner| owner.id != 0);
+        if matches!(file.kind, FileKind::PidFd(_)) || owned {
+            let problem = format!("{} knows the task by its pid", name(file));
+            let help = "restore with `--pids same` or `--pids ns`";
+            ctx.obstacle(Place::Machine, problem, Some(help));
+        }
+    }
+}
+
+fn need(
+    ctx: &mut RestoreContext<'_>,
+    needed: bool,
+    capability: CapabilitySet,
+    called: &str,
+    what: &str,
+) {
+    if needed && !ctx.has_capability(capability) {
+        let problem = format!("{called} is missing: {what} needs it");
+        ctx.obstacle(Place::Machine, problem, Some("run as root"));
+    }
+}
+
+fn path(file: &FileRef) -> Place {
+    Place::Path {
+        path: file.path.to_string(),
+    }
+}
+
+/// A description in a message.
+pub(super) fn name(file: &OpenFile) -> String {
+    match &file.kind {
+        FileKind::Regular(of) | FileKind::Directory(of) | FileKind::PathOnly(of) => {
+            of.path.to_string()
+        }
+        FileKind::Device(state) => state.file.path.to_string(),
+        FileKind::Proc(state) => state.path.to_string(),
+        FileKind::Pipe(end) => format!("pipe {}", end.pipe),
+        FileKind::EventFd(_) => "eventfd".to_owned(),
+        FileKind::Epoll(_) => "epoll".to_owned(),
+        FileKind::TimerFd(_) => "timerfd".to_owned(),
+        FileKind::SignalFd(_) => "signalfd".to_owned(),
+        FileKind::Inotify(_) => "inotify".to_owned(),
+        FileKind::MemFd(_) => "memfd".to_owned(),
+        FileKind::PidFd(_) => "pidfd".to_owned(),
+    }
+}
