@@ -125,6 +125,9 @@ impl Drop for Directory {
     }
 }
 
+/// What a dump and a restore cost.
+const STATS: [&str; 2] = ["stats.json", "stats-restore.json"];
+
 /// Names that only a dump that failed leaves behind.
 fn is_leftover(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else {
@@ -136,7 +139,7 @@ fn is_leftover(name: &OsStr) -> bool {
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
     match temporary {
-        Some(n) => n == MANIFEST || n == OBJECTS || n == "stats.json" || is_pages(n),
+        Some(n) => n == MANIFEST || n == OBJECTS || STATS.contains(&n) || is_pages(n),
         None => name == OBJECTS || is_pages(name),
     }
 }
@@ -144,7 +147,7 @@ fn is_leftover(name: &OsStr) -> bool {
 /// Names of files that icecore's options put beside an image.
 fn belongs_beside(name: &OsStr) -> bool {
     let extension = Path::new(name).extension();
-    name == "stats.json"
+    STATS.iter().any(|stats| name == *stats)
         || name == "pidfile"
         || name == "lost+found"
         || extension.is_some_and(|e| e == "log" || e == "pid")

@@ -103,8 +103,8 @@ impl ImageWriter {
     /// A directory with a manifest, or one that another dump writes in, is
     /// refused. What a failed dump left there (`objects`, `pages-N` and their
     /// temporary names) is removed. Files that belong beside an image stay:
-    /// `*.log`, `*.pid`, `pidfile`, `stats.json`, `lost+found`. Anything else
-    /// is refused by name.
+    /// `*.log`, `*.pid`, `pidfile`, `stats.json`, `stats-restore.json`,
+    /// `lost+found`. Anything else is refused by name.
     pub fn create(dir: &Path) -> Result<Self, WriteError> {
         Self::create_with(dir, WriteOptions::default())
     }

@@ -49,7 +49,7 @@ fn an_image_is_never_overwritten() {
 fn leftovers_go_and_strangers_stay() {
     let base = tempfile::tempdir().unwrap();
     let leftovers = ["objects", "pages-0", ".pages-17.tmp", ".manifest.tmp"];
-    let beside = ["dump.log", "stats.json", "pidfile", "mine"];
+    let beside = ["dump.log", "stats.json", "stats-restore.json", "mine"];
     for name in leftovers.iter().chain(&beside) {
         fs::write(base.path().join(name), "x").unwrap();
     }

@@ -11,6 +11,16 @@ use crate::tracer::{Script, args};
 
 const SIGSET_LEN: u64 = 8;
 
+/// Blocks every signal there is: glibc's own two, which its functions leave
+/// alone, and SIGTRAP, which a breakpoint has unblocked. The final mask is set
+/// by ptrace.
+pub(super) fn block_all(script: &mut Script) {
+    let all = script.bytes(&u64::MAX.to_le_bytes());
+    let args = args![libc::SIG_SETMASK, all, 0, SIGSET_LEN];
+    let nr = libc::SYS_rt_sigprocmask as u32;
+    script.call("block all signals", nr, args);
+}
+
 /// Sets every action: those the image does not name are the default, which the
 /// child of a Rust program does not have throughout (SIGPIPE, SIGSEGV).
 pub(super) fn actions(actions: &[SigAction], script: &mut Script) {

@@ -10,6 +10,8 @@
 //!   itself is suspended by ptrace until the task is let go.)
 //! - setresuid clears the parent-death signal and dumpable: both come after
 //!   the credentials;
+//! - all signals are blocked before any is queued, in the leader, of which the
+//!   other threads have it;
 //! - signal actions come before any signal is queued: an action that ignores a
 //!   signal throws queued ones away;
 //! - queued signals come before timers, whose signals merge with them;
@@ -69,6 +71,7 @@ pub(crate) fn before_threads(ctx: &RestoreContext<'_>, task: &TaskState, script:
     let own = kernel::limits::read(std::process::id()).unwrap_or_default();
     limits::open(&own, &task.rlimits, script);
     prctl::task(&task.controls, script);
+    signals::block_all(script);
     signals::actions(actions(ctx, task), script);
 }
 

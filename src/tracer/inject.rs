@@ -16,7 +16,7 @@
 use std::io;
 
 use icecore_images::thread::Registers;
-use icecore_parasite::{SCRIPT_HEADER, stub_layout};
+use icecore_parasite::{SCRIPT_HEADER, StubConstants, stub_layout};
 
 use super::allowed::{self, Seccomp};
 use super::freeze::{FrozenTask, FrozenThread};
@@ -138,8 +138,7 @@ impl FrozenTask {
         if self.risk_seccomp {
             frozen.suspend_seccomp(true)?;
         }
-        let asks = constants.ask != 0;
-        let outcome = frozen.run(&self.memory, place, len, script, asks);
+        let outcome = frozen.run(&self.memory, place, &constants, script);
         if self.risk_seccomp && !frozen.astray {
             frozen.suspend_seccomp(false)?;
         }
@@ -214,9 +213,8 @@ impl FrozenThread {
         &mut self,
         memory: &Memory,
         place: StubPlace,
-        len: u64,
+        constants: &StubConstants,
         script: &Script,
-        asks: bool,
     ) -> Result<Outcome, InjectError> {
         let tid = self.tid;
         let stopped = self
@@ -224,12 +222,12 @@ impl FrozenThread {
             .as_mut()
             .ok_or(TraceError::from(Gone { tid }))?;
         self.astray = true;
-        enter(stopped, &self.registers, place)?;
-        let result = drive(stopped, memory, place, len, script);
+        enter(stopped, &self.registers, constants.all_signals, place)?;
+        let result = drive(stopped, memory, place, constants, script);
         if let Err(InjectError::Trace(e)) = result {
             return Err(e.into());
         }
-        if asks {
+        if constants.ask != 0 {
             walk_to(stopped, place.address + stub_layout().asked)?;
             stopped.set_signal_mask(self.mask)?;
             next_syscall_stop(stopped)?;
@@ -244,7 +242,12 @@ impl FrozenThread {
     }
 }
 
-fn enter(stopped: &mut Stopped, home: &Registers, place: StubPlace) -> Result<(), TraceError> {
+fn enter(
+    stopped: &mut Stopped,
+    home: &Registers,
+    mask: u64,
+    place: StubPlace,
+) -> Result<(), TraceError> {
     const FLAGS: u64 = 0x202;
     stopped.set_registers(&Registers {
         rip: place.entry(),
@@ -252,7 +255,7 @@ fn enter(stopped: &mut Stopped, home: &Registers, place: StubPlace) -> Result<()
         eflags: FLAGS,
         ..*home
     })?;
-    stopped.set_signal_mask(u64::MAX)
+    stopped.set_signal_mask(mask)
 }
 
 /// Drives the thread through the stub up to the exit of its munmap.
@@ -260,17 +263,25 @@ fn drive(
     stopped: &mut Stopped,
     memory: &Memory,
     place: StubPlace,
-    len: u64,
+    constants: &StubConstants,
     script: &Script,
 ) -> Result<Outcome, InjectError> {
     let tid = stopped.tid();
+    let (len, notify) = (constants.area_len, constants.notify as u32);
     let area = match map_area(stopped, place)? {
         Ok(area) => area,
         Err(source) => return Err(InjectError::Map { tid, len, source }),
     };
     let loaded = load(memory, area, script);
-    walk_to(stopped, place.address + stub_layout().unmapped)?;
+    if notify != 0 {
+        await_signal(stopped, notify, place.address + stub_layout().notified)?;
+    } else {
+        walk_to(stopped, place.address + stub_layout().unmapped)?;
+    }
     let fetched = loaded.and_then(|()| fetch(memory, area, script));
+    if notify != 0 {
+        walk_to(stopped, place.address + stub_layout().unmapped)?;
+    }
     let unmapped = exit_of_call(stopped)?;
     let bytes = fetched.map_err(|source| InjectError::Memory { tid, source })?;
     unmapped.map_err(|source| InjectError::Unmap { tid, source })?;
@@ -298,6 +309,26 @@ fn fetch(memory: &Memory, area: u64, script: &Script) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; script.loaded_len()];
     memory.read(area + SCRIPT_HEADER as u64, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Goes on until the thread has sent itself `signal`, at `ip`; that signal, and
+/// the same from elsewhere, which would be ignored, are swallowed.
+fn await_signal(stopped: &mut Stopped, signal: u32, ip: u64) -> Result<(), TraceError> {
+    let mut how = Resume::Cont(0);
+    loop {
+        how = match stopped.resume_to_stop(how)? {
+            Stop::Signal(s) if s == signal => match stopped.registers()?.rip == ip {
+                true => return Ok(()),
+                false => Resume::Cont(0),
+            },
+            Stop::Signal(s) if s == libc::SIGSTOP as u32 => Resume::Cont(s),
+            Stop::Event { .. } => Resume::Cont(0),
+            stop => {
+                let tid = stopped.tid();
+                return Err(TraceError::Unexpected { tid, stop });
+            }
+        };
+    }
 }
 
 /// Goes on to the entry of the system call that returns to `ip`.

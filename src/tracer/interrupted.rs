@@ -9,8 +9,10 @@
 use icecore_images::thread::{Interrupted, Registers};
 use icecore_parasite::{Home, StubConstants};
 
+use super::allowed::Seccomp;
 use super::freeze::{FrozenTask, FrozenThread};
 use super::timeout::{SYS_IO_PGETEVENTS, Timeout};
+use crate::kernel::proc_text;
 
 /// -ERESTARTSYS: restarted, unless a handler without SA_RESTART runs.
 pub const ERESTARTSYS: i64 = -512;
@@ -105,12 +107,11 @@ pub(super) fn with_time_left_now(thread: &FrozenThread) -> Option<Registers> {
 pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) -> StubConstants {
     let r = &thread.registers;
     let mut constants = StubConstants {
-        all_signals: u64::MAX,
         area_len,
         signal_mask: thread.mask,
         overflow: if r.eflags & (1 << 11) != 0 { 0x7f } else { 0 },
         home: home(r),
-        ..StubConstants::default()
+        ..notification(thread)
     };
     if let Some((nr, mark)) = restarted_call(r) {
         constants.home.rip = r.rip - SYSCALL_LEN;
@@ -125,6 +126,52 @@ pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) 
         constants.ask_mask = !interrupting;
     }
     constants
+}
+
+/// How the stub tells a tracer that its script has ended: by a signal that the
+/// thread ignores and does not block, so that without a tracer it is nothing.
+/// With seccomp, or where there is no such signal, the stub's every system call
+/// is watched instead.
+fn notification(thread: &FrozenThread) -> StubConstants {
+    let mut constants = StubConstants {
+        all_signals: u64::MAX,
+        ..StubConstants::default()
+    };
+    if let Some(notice) = Notice::choose(thread) {
+        constants.all_signals = !(1 << (notice.signal - 1));
+        constants.notify = notice.signal;
+        constants.tgid = u64::from(notice.tgid);
+        constants.tid = u64::from(notice.tid);
+    }
+    constants
+}
+
+struct Notice {
+    signal: u64,
+    tgid: u32,
+    tid: u32,
+}
+
+impl Notice {
+    fn choose(thread: &FrozenThread) -> Option<Self> {
+        if !matches!(thread.seccomp, Seccomp::Off) {
+            return None;
+        }
+        let status = proc_text::read(thread.tid, "status").ok()?;
+        let mask = |key| proc_text::hex(proc_text::field(&status, key)?);
+        let innermost = |key| {
+            let last = proc_text::words(proc_text::field(&status, key)?).last()?;
+            proc_text::number(last)
+        };
+        let meant = mask("SigCgt")? | mask("SigPnd")? | mask("ShdPnd")? | thread.mask;
+        let ignored = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+        let signal = ignored.into_iter().find(|s| meant & (1 << (s - 1)) == 0)?;
+        Some(Self {
+            signal: signal as u64,
+            tgid: innermost("NStgid")?,
+            tid: innermost("NSpid")?,
+        })
+    }
 }
 
 /// Signals whose handlers end a call with EINTR rather than have it restarted.

@@ -14,6 +14,8 @@ pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timeout {
     whole: Duration,
+    /// What the kernel says remained at the freeze.
+    rest: Option<Duration>,
 }
 
 impl Timeout {
@@ -23,17 +25,22 @@ impl Timeout {
         thread: &FrozenThread,
         read: impl Fn(u64) -> Option<u64>,
     ) -> Option<Self> {
-        let nr = thread
-            .asleep
-            .map_or(thread.registers.orig_rax as i64, |a| a.nr);
-        let whole = relative(nr, &thread.registers, read)?;
-        Some(Self { whole })
+        let r = &thread.registers;
+        let nr = thread.asleep.map_or(r.orig_rax as i64, |a| a.nr);
+        let whole = relative(nr, r, &read)?;
+        let rest = rest_told(nr, r, &read);
+        Some(Self { whole, rest })
     }
 
     /// Nanoseconds that remained at the freeze, where it is known how long the
     /// thread had slept.
     pub(super) fn remaining_at_freeze(self, thread: &FrozenThread) -> Option<u64> {
-        let left = self.whole.saturating_sub(thread.slept?);
+        let left = match (self.rest, thread.asleep) {
+            (Some(rest), _) => rest,
+            // It is known for how long since the last interruption only.
+            (None, Some(asleep)) if asleep.continued => return None,
+            (None, _) => self.whole.saturating_sub(thread.slept?),
+        };
         u64::try_from(left.as_nanos()).ok()
     }
 
@@ -44,11 +51,46 @@ impl Timeout {
     }
 }
 
-fn relative(nr: i64, r: &Registers, read: impl Fn(u64) -> Option<u64>) -> Option<Duration> {
-    let timespec = |at: u64| {
-        let (sec, nsec) = (read(at)?, read(at + 8)?);
-        (at != 0 && nsec < 1_000_000_000).then(|| Duration::new(sec, nsec as u32))
+/// Calls that may have a relative timeout.
+pub(super) fn may_be_relative(nr: i64) -> bool {
+    matches!(
+        nr,
+        libc::SYS_poll
+            | libc::SYS_epoll_wait
+            | libc::SYS_epoll_pwait
+            | libc::SYS_epoll_pwait2
+            | libc::SYS_semtimedop
+            | libc::SYS_rt_sigtimedwait
+            | libc::SYS_io_getevents
+            | SYS_IO_PGETEVENTS
+            | libc::SYS_nanosleep
+            | libc::SYS_clock_nanosleep
+            | libc::SYS_futex
+    )
+}
+
+/// What remains of a sleep that the kernel tells the rest of: it has written
+/// that when the sleep was interrupted.
+fn rest_told(nr: i64, r: &Registers, read: &impl Fn(u64) -> Option<u64>) -> Option<Duration> {
+    let at = match nr {
+        libc::SYS_nanosleep => r.rsi,
+        libc::SYS_clock_nanosleep => r.r10,
+        _ => 0,
     };
+    timespec(at, read)
+}
+
+fn timespec(at: u64, read: &impl Fn(u64) -> Option<u64>) -> Option<Duration> {
+    if at == 0 {
+        return None;
+    }
+    let (sec, nsec) = (read(at)?, read(at + 8)?);
+    (nsec < 1_000_000_000).then(|| Duration::new(sec, nsec as u32))
+}
+
+/// The whole of a finite relative timeout.
+fn relative(nr: i64, r: &Registers, read: &impl Fn(u64) -> Option<u64>) -> Option<Duration> {
+    let timespec = |at| timespec(at, read);
     let millis = |ms: u64| {
         let ms = u64::try_from(ms as i32).ok()?;
         Some(Duration::from_millis(ms))

@@ -67,7 +67,6 @@ const FILES: &[&str] = &[
     "oom_score_adj",
     "loginuid",
     "coredump_filter",
-    "autogroup",
     "personality",
     "cgroup",
     "timers",
@@ -95,6 +94,10 @@ impl Outside {
             }
             facts.insert((*file).to_owned(), text);
         }
+        // Each session has an autogroup of its own number.
+        let autogroup = lossy(&proc.join("autogroup"));
+        let nice = autogroup.split_once(' ').map_or("", |(_, nice)| nice);
+        facts.insert("autogroup".to_owned(), nice.to_owned());
         for link in LINKS {
             facts.insert((*link).to_owned(), link_of(&proc.join(link)));
         }

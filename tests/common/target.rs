@@ -76,6 +76,21 @@ impl Target {
         wait::until(&what, wait::LIMIT, || self.poll())
     }
 
+    /// After a restore that failed: an error unless nothing of the target is
+    /// left. What was killed on its own (`-d`) has become this process' to
+    /// reap, as it would become init's.
+    pub(crate) fn reap_killed(&mut self) -> Result<(), String> {
+        if let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::NOHANG)
+            && status.terminating_signal() != Some(libc::SIGKILL)
+        {
+            return Err(format!("what was restored has ended: {status:?}"));
+        }
+        match fs::symlink_metadata(format!("/proc/{}", self.pid())) {
+            Ok(_) => Err(format!("pid {} is left behind", self.pid())),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), String> {
         kill_process(self.pid, signal).map_err(|e| format!("signal pid {}: {e}", self.pid()))

@@ -1,12 +1,15 @@
 //! The kill sweep: icecore is killed at its Nth ptrace request, for every N,
 //! and at every step of writing; each time its target must go on unharmed and
-//! nothing of icecore's may be left. This program is also the targets: with
+//! nothing of icecore's may be left. Beside it other things that may happen to
+//! a dump (`stress`). This program is also the targets: with
 //! `ICECORE_SWEEP_VICTIM` it plays the victim of that name.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod registers;
+mod stress;
 mod sweep;
+mod victim;
 mod victims;
 
 use std::process::ExitCode;
@@ -23,14 +26,12 @@ fn main() -> ExitCode {
             }
         };
     }
-    let trials = victims::ALL
-        .iter()
-        .map(|(name, _)| {
-            Trial::test(format!("kill_sweep::{name}"), || {
-                sweep::run(name).map_err(Failed::from)
-            })
+    let sweeps = victims::ALL.iter().map(|(name, _)| {
+        Trial::test(format!("kill_sweep::{name}"), || {
+            sweep::run(name).map_err(Failed::from)
         })
-        .collect();
+    });
+    let trials = sweeps.chain(stress::trials()).collect();
     let mut arguments = Arguments::from_args();
     // Victims measure time: not too many at once.
     arguments.test_threads = arguments.test_threads.or(Some(2));

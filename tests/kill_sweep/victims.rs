@@ -21,6 +21,14 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("memory", memory),
 ];
 
+/// Victims of other tests than the sweep.
+pub(crate) const OTHERS: &[(&str, Act)] = &[
+    ("mixed", mixed),
+    ("spawning", spawning),
+    ("big", big),
+    ("brief", brief),
+];
+
 /// How long each wait of a victim is to take.
 const WAIT: Duration = Duration::from_millis(30);
 /// What a wait may take longer on a loaded machine, a dump included.
@@ -33,6 +41,7 @@ static ALARMS: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn play(name: &str) -> Result<(), String> {
     let (_, act) = ALL
         .iter()
+        .chain(OTHERS)
         .find(|(n, _)| *n == name)
         .ok_or("no such victim")?;
     // What the test's caller has left open is none of the victim's business.
@@ -285,4 +294,93 @@ fn memory() -> Result<(), String> {
         None => Ok(()),
         Some((_, i)) => Err(format!("word {i} has changed")),
     }
+}
+
+/// Everything at once: alarms in the main thread, waits and registers checked
+/// in others, which block the alarm.
+fn mixed() -> Result<(), String> {
+    static WRONG: std::sync::Mutex<Option<String>> = std::sync::Mutex::new(None);
+    let started = ALARMS.load(Ordering::Relaxed) != 0;
+    if !started {
+        block_alarm(libc::SIG_BLOCK)?;
+        for act in [
+            busy,
+            nanosleep,
+            futex,
+            strict_epoll,
+            strict_epoll,
+            nanosleep,
+        ] {
+            std::thread::spawn(move || {
+                while let Ok(()) = act().map_err(|e| {
+                    if let Ok(mut wrong) = WRONG.lock() {
+                        wrong.get_or_insert(e);
+                    }
+                }) {}
+            });
+        }
+        block_alarm(libc::SIG_UNBLOCK)?;
+    }
+    alarmed()?;
+    match WRONG.lock().map_err(|e| e.to_string())?.take() {
+        Some(e) => Err(e),
+        None => Ok(()),
+    }
+}
+
+fn block_alarm(how: i32) -> Result<(), String> {
+    // SAFETY: the set is live and made empty first.
+    let ret = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGALRM);
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut())
+    };
+    check(ret == 0, "pthread_sigmask")
+}
+
+/// An epoll_wait that must not see EINTR.
+fn strict_epoll() -> Result<(), String> {
+    // SAFETY: makes a descriptor, closed below.
+    let fd = unsafe { libc::epoll_create1(0) };
+    // SAFETY: a zeroed event is valid, and written to only.
+    let mut event: libc::epoll_event = unsafe { std::mem::zeroed() };
+    let waited = timed("epoll_wait", 0, || {
+        // SAFETY: room for one event.
+        i64::from(unsafe { libc::epoll_wait(fd, &raw mut event, 1, WAIT.as_millis() as i32) })
+    });
+    // SAFETY: our own descriptor.
+    unsafe { libc::close(fd) };
+    waited
+}
+
+/// Threads that come and go all the while.
+fn spawning() -> Result<(), String> {
+    let threads: Vec<_> = (0..4)
+        .map(|_| std::thread::spawn(|| std::thread::spawn(registers::spin).join()))
+        .collect();
+    for thread in threads {
+        thread
+            .join()
+            .and_then(|inner| inner)
+            .map_err(|_| "a thread was lost")??;
+    }
+    Ok(())
+}
+
+/// 256 MiB.
+fn big() -> Result<(), String> {
+    static MEMORY: std::sync::OnceLock<Vec<u64>> = std::sync::OnceLock::new();
+    let words = MEMORY.get_or_init(|| (0..32 << 20).collect());
+    check(words[words.len() - 1] == words.len() as u64 - 1, "memory")
+}
+
+/// Ends by itself very soon.
+fn brief() -> Result<(), String> {
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    if THREADS.fetch_add(1, Ordering::Relaxed) < 20 {
+        std::thread::spawn(|| std::thread::sleep(Duration::from_millis(5)));
+        return Ok(());
+    }
+    std::process::exit(0)
 }

@@ -8,6 +8,8 @@ mod common;
 mod harness;
 
 mod idle;
+mod signals;
+mod sys;
 
 use std::process::ExitCode;
 
@@ -15,7 +17,10 @@ use harness::Victim;
 
 /// All victims, by resource.
 fn all() -> Vec<Victim> {
-    [idle::victims()].into_iter().flatten().collect()
+    [idle::victims(), signals::victims()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn main() -> ExitCode {

@@ -6,7 +6,8 @@
 //! in registers. It never uses the stack, which may be a goroutine's.
 //!
 //! Road: block all signals → mmap the area → (the tracer puts a script there)
-//! → run the script → (the tracer fetches it) → munmap the area → where a
+//! → run the script → send itself a signal that it ignores, which only a tracer
+//! notices → (the tracer fetches the results) → munmap the area → where a
 //! system call was interrupted, ask ppoll whether a signal must interrupt it →
 //! signal mask → flags, registers → jump to where the target was.
 
@@ -61,6 +62,8 @@ core::arch::global_asm!(
     .hidden icecore_stub_asked
     .globl  icecore_stub_unblocked
     .hidden icecore_stub_unblocked
+    .globl  icecore_stub_notified
+    .hidden icecore_stub_notified
     .globl  icecore_stub_constants
     .hidden icecore_stub_constants
     icecore_stub_start:
@@ -88,6 +91,16 @@ core::arch::global_asm!(
         mov     rbx, rax
         ICECORE_RUN_SCRIPT 225f
     225:
+        // tgkill(tgid, tid, notify)
+        mov     edx, [rip + icecore_stub_constants + {notify}]
+        test    edx, edx
+        jz      229f
+        mov     eax, 234
+        mov     edi, [rip + icecore_stub_constants + {tgid}]
+        mov     esi, [rip + icecore_stub_constants + {tid}]
+        syscall
+    icecore_stub_notified:
+    229:
         // munmap(area, len)
         mov     eax, 11
         mov     rdi, rbx
@@ -129,6 +142,9 @@ core::arch::global_asm!(
     "#,
     all_signals = const offset_of!(StubConstants, all_signals),
     area_len = const offset_of!(StubConstants, area_len),
+    notify = const offset_of!(StubConstants, notify),
+    tgid = const offset_of!(StubConstants, tgid),
+    tid = const offset_of!(StubConstants, tid),
     ask = const offset_of!(StubConstants, ask),
     ask_mask = const offset_of!(StubConstants, ask_mask),
     no_time = const offset_of!(StubConstants, no_time),
@@ -149,10 +165,16 @@ pub const STUB_MAGIC: [u8; 16] = *b"icecore stub 1\0\0";
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StubConstants {
-    /// The mask that blocks everything.
+    /// The mask that blocks everything but `notify`.
     pub all_signals: u64,
     /// Bytes of the area, whole pages.
     pub area_len: u64,
+    /// A signal that is ignored and not blocked; 0: none.
+    pub notify: u64,
+    /// The task as it sees itself.
+    pub tgid: u64,
+    /// The thread as it sees itself.
+    pub tid: u64,
     /// 1: ask ppoll on the way home whether a signal must interrupt the call.
     pub ask: u64,
     /// Signals to keep blocked while asking.
@@ -198,7 +220,7 @@ pub struct Home {
 }
 
 const _: () = assert!(offset_of!(Home, r15) == 104);
-const _: () = assert!(size_of::<StubConstants>() == 232);
+const _: () = assert!(size_of::<StubConstants>() == 256);
 
 impl StubConstants {
     /// The constants as they lie in memory.
@@ -217,6 +239,8 @@ pub struct StubLayout {
     pub blocked: u64,
     /// The instruction after its mmap.
     pub mapped: u64,
+    /// The instruction after its tgkill.
+    pub notified: u64,
     /// The instruction after its munmap.
     pub unmapped: u64,
     /// The instruction after its ppoll.
@@ -236,6 +260,7 @@ unsafe extern "C" {
     static icecore_stub_blocked: u8;
     static icecore_stub_asked: u8;
     static icecore_stub_unblocked: u8;
+    static icecore_stub_notified: u8;
     static icecore_stub_constants: u8;
 }
 
@@ -254,6 +279,7 @@ pub fn stub_layout() -> StubLayout {
         entry: STUB_MAGIC.len() as u64,
         blocked: offset(&raw const icecore_stub_blocked),
         mapped: offset(&raw const icecore_stub_mapped),
+        notified: offset(&raw const icecore_stub_notified),
         unmapped: offset(&raw const icecore_stub_unmapped),
         asked: offset(&raw const icecore_stub_asked),
         unblocked: offset(&raw const icecore_stub_unblocked),

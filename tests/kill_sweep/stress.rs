@@ -1,0 +1,124 @@
+//! What may happen to a dump, other than being killed at a point.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::wait;
+use crate::sweep::nothing_is_left;
+use crate::victim::Victim;
+
+/// Seconds of dumps every 100 ms, unless `ICECORE_STRESS_SECONDS` says more.
+const SECONDS: u64 = 8;
+
+pub(crate) fn trials() -> impl Iterator<Item = Trial> {
+    let all: [(&str, fn() -> Result<(), String>); 4] = [
+        ("dumped_all_the_while", dumped_all_the_while),
+        ("spawns_threads_all_the_while", spawns_threads),
+        ("exits_in_the_middle", exits_in_the_middle),
+        ("interrupted_by_sigint", interrupted),
+    ];
+    all.into_iter().map(|(name, test)| {
+        Trial::test(format!("stress::{name}"), move || {
+            test().map_err(Failed::from)
+        })
+    })
+}
+
+fn scratch() -> Result<tempfile::TempDir, String> {
+    tempfile::tempdir().map_err(|e| e.to_string())
+}
+
+fn clear(images: &Path) -> Result<(), String> {
+    std::fs::remove_dir_all(images).map_err(|e| format!("remove {images:?}: {e}"))
+}
+
+/// A busy program with timers and signals flying is dumped every 100 ms, and
+/// sees nothing of it: no EINTR, no wait that takes longer, no register changed.
+fn dumped_all_the_while() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("mixed", dir.path())?;
+    let seconds = std::env::var("ICECORE_STRESS_SECONDS");
+    let seconds = seconds
+        .map_or(Ok(SECONDS), |s| s.parse())
+        .map_err(|_| "seconds?")?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut dumps = 0;
+    while Instant::now() < end {
+        let next = Instant::now() + Duration::from_millis(100);
+        victim.target.dump_running(&images, &[])?;
+        clear(&images)?;
+        victim.is_unharmed()?;
+        dumps += 1;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    println!("dumped {dumps} times in {seconds} s: no deviation");
+    Ok(())
+}
+
+/// Threads come and go while the target is being frozen.
+fn spawns_threads() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("spawning", dir.path())?;
+    for _ in 0..20 {
+        victim.target.dump_running(&images, &[])?;
+        clear(&images)?;
+        victim.beats_on(2)?;
+    }
+    Ok(())
+}
+
+/// The target ends while it is being dumped: an error, or an image in time.
+fn exits_in_the_middle() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut caught = 0;
+    for _ in 0..40 {
+        let mut victim = Victim::launch("brief", dir.path())?;
+        let dump = victim.target.dump_command(&images).arg("-R").run()?;
+        match dump.status.code() {
+            Some(0) => clear(&images)?,
+            Some(_) => {
+                caught += 1;
+                nothing_is_left(&images, true).map_err(|e| dump.describe(&e))?;
+            }
+            None => return Err(dump.describe("should have ended by itself")),
+        }
+        if dump.stderr.contains("panicked") {
+            return Err(dump.describe("panicked"));
+        }
+        let status = victim.target.wait()?;
+        if !status.success() {
+            return Err(dump.describe(&format!("the target was harmed: {status}")));
+        }
+    }
+    match caught {
+        0 => Err("no dump was cut short".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// SIGINT in the middle of copying.
+fn interrupted() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("big", dir.path())?;
+    let dump = victim.target.dump_command(&images).arg("-R").start()?;
+    let pages = images.join(".pages-0.tmp");
+    wait::until("pages to be written", wait::LIMIT, || {
+        let length = std::fs::metadata(&pages).map_or(0, |m| m.len());
+        Ok((length > 1 << 20).then_some(()))
+    })?;
+    let pid = i32::try_from(dump.pid()).ok().and_then(Pid::from_raw);
+    kill_process(pid.ok_or("no pid")?, Signal::INT).map_err(|e| e.to_string())?;
+    let dump = dump.finish()?;
+    if dump.status.success() {
+        return Err(dump.describe("should have been interrupted"));
+    }
+    nothing_is_left(&images, true).map_err(|e| dump.describe(&e))?;
+    victim.is_unharmed()
+}

@@ -1,0 +1,121 @@
+//! A victim seen from the test.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::common::target::Target;
+use crate::common::wait;
+
+/// A victim at work.
+pub(crate) struct Victim {
+    pub(crate) target: Target,
+    beats: File,
+    stderr: std::path::PathBuf,
+    /// What it looks like when nothing is being done to it.
+    at_rest: AtRest,
+}
+
+/// What of a process must be the same after each kill.
+#[derive(Debug, PartialEq, Eq)]
+struct AtRest {
+    maps: String,
+    masks: Vec<String>,
+}
+
+impl Victim {
+    /// Starts it and waits until it is at work.
+    pub(crate) fn start(name: &str, dir: &Path) -> Result<Self, String> {
+        let mut victim = Self::launch(name, dir)?;
+        victim.beats_on(4)?;
+        victim.at_rest = victim.look()?;
+        Ok(victim)
+    }
+
+    /// Starts it.
+    pub(crate) fn launch(name: &str, dir: &Path) -> Result<Self, String> {
+        let create = |path: &Path| {
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(path)
+                .map_err(|e| format!("create {path:?}: {e}"))
+        };
+        let (stdout, stderr) = (dir.join("beats"), dir.join("stderr"));
+        let beats = create(&stdout)?;
+        beats.set_len(16).map_err(|e| e.to_string())?;
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new("setsid");
+        command
+            .arg(program)
+            .env("ICECORE_SWEEP_VICTIM", name)
+            .stdin(Stdio::null())
+            .stdout(beats.try_clone().map_err(|e| e.to_string())?)
+            .stderr(create(&stderr)?);
+        Ok(Self {
+            target: Target::spawn(&mut command)?,
+            beats,
+            stderr,
+            at_rest: AtRest {
+                maps: String::new(),
+                masks: Vec::new(),
+            },
+        })
+    }
+
+    pub(crate) fn number_at(&self, at: u64) -> Result<u64, String> {
+        let mut word = [0; 8];
+        self.beats
+            .read_exact_at(&mut word, at)
+            .map_err(|e| e.to_string())?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// Waits until it has beaten `n` more times.
+    pub(crate) fn beats_on(&mut self, n: u64) -> Result<(), String> {
+        let goal = self.number_at(0)? + n;
+        wait::until("the target to beat", Duration::from_secs(20), || {
+            if let Some(status) = self.target.poll()? {
+                let said = fs::read_to_string(&self.stderr).unwrap_or_default();
+                return Err(format!("the target has ended: {status}: {said}"));
+            }
+            Ok((self.number_at(0)? >= goal).then_some(()))
+        })
+    }
+
+    fn look(&self) -> Result<AtRest, String> {
+        let pid = self.target.pid();
+        let read = |path: String| fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"));
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?;
+        let mut masks = Vec::new();
+        for task in tasks {
+            let path = task.map_err(|e| e.to_string())?.path();
+            let status = read(format!("{}/status", path.display()))?;
+            let of_interest = ["Tgid", "Pid", "SigBlk", "TracerPid", "Threads"];
+            let lines = status.lines().filter(|l| {
+                let key = l.split(':').next().unwrap_or_default();
+                of_interest.contains(&key)
+            });
+            masks.push(lines.collect::<Vec<_>>().join(" "));
+        }
+        masks.sort();
+        Ok(AtRest {
+            maps: read(format!("/proc/{pid}/maps"))?,
+            masks,
+        })
+    }
+
+    /// It goes on, and looks as it did.
+    pub(crate) fn is_unharmed(&mut self) -> Result<(), String> {
+        self.beats_on(2)?;
+        let seen = self.look()?;
+        match seen == self.at_rest {
+            true => Ok(()),
+            false => Err(format!("was {:#?}, is {seen:#?}", self.at_rest)),
+        }
+    }
+}
