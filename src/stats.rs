@@ -1,9 +1,9 @@
 //! `stats.json` and `stats-restore.json`: what a dump or restore cost. Names are
 //! documented and stable; harnesses read them.
 
-use std::fs;
 use std::path::Path;
 
+use icecore_images::store::write_beside;
 use serde::Serialize;
 
 /// File in the image's directory with a dump's [`DumpStats`].
@@ -14,10 +14,18 @@ pub const RESTORE_STATS: &str = "stats-restore.json";
 /// Writes `stats` beside an image. It did not fail because its cost could not
 /// be written down: the error is a note for the report.
 pub(crate) fn write(dir: &Path, name: &str, stats: &impl Serialize) -> Result<(), String> {
-    let path = dir.join(name);
     let text = serde_json::to_string_pretty(stats).map_err(|e| e.to_string());
-    let written = text.and_then(|t| fs::write(&path, t + "\n").map_err(|e| e.to_string()));
-    written.map_err(|e| format!("{} could not be written: {e}", path.display()))
+    let written = text.and_then(|text| {
+        let contents = text + "\n";
+        write_beside(dir, name, contents.as_bytes()).map_err(|e| e.to_string())
+    });
+    match written {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!(
+            "{} could not be written: {e}",
+            dir.join(name).display()
+        )),
+    }
 }
 
 /// Cost of a dump.

@@ -155,7 +155,7 @@ macro_rules! or_default {
 macro_rules! sections {
     ($($kind:literal $version:literal $field:ident $absent:ident;)+) => {
         /// Encodes every field into its section.
-        pub(crate) fn encode(
+        pub fn encode(
             checkpoint: &Checkpoint,
         ) -> Result<Vec<u8>, bincode::error::EncodeError> {
             const COUNT: u32 = [$($kind),+].len() as u32;
@@ -165,7 +165,7 @@ macro_rules! sections {
         }
 
         /// Decodes a body; sections may come in any order.
-        pub(crate) fn decode(body: &[u8]) -> Result<Checkpoint, SectionError> {
+        pub fn decode(body: &[u8]) -> Result<Checkpoint, SectionError> {
             $(let mut $field = None;)+
             for section in split(body)? {
                 match section.kind {
