@@ -38,10 +38,9 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
     cpu::plan(ctx);
     seccomp::plan(ctx);
     let image = ctx.image;
-    let restore_ids = kernel::prctl::timer_restore_ids();
     for task in &image.tasks {
         limits::plan(ctx, task);
-        timers::plan(ctx, task, restore_ids);
+        timers::plan(ctx, task);
         prctl::plan(ctx, task);
         outside::plan(ctx, task);
         for thread in &task.threads {
@@ -91,7 +90,7 @@ pub(crate) fn thread(
     prctl::thread(&thread.controls, script);
     sched::restore(&thread.sched, script);
     if leader {
-        timers::create(task, kernel::prctl::timer_restore_ids(), script);
+        timers::create(ctx, task, script);
     }
     creds::no_new_privs(&thread.creds, script);
     seccomp::restore(&ctx.image.seccomp_filters, thread, script);

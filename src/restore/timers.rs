@@ -13,31 +13,30 @@ use linux_raw_sys::prctl::PR_TIMER_CREATE_RESTORE_IDS;
 use super::RestoreContext;
 use crate::blocker::Place;
 use crate::kernel::capability::{self, CAP_WAKE_ALARM};
+use crate::kernel::prctl::timer_restore_ids;
 use crate::tracer::{Script, args};
 
 const NANOS: u64 = 1_000_000_000;
 const MICROS: u64 = 1_000_000;
 const TIMER_ABSTIME: u32 = 1;
-/// CPU clock of the maker's own task: the kernel's spelling of
-/// CLOCK_PROCESS_CPUTIME_ID.
-const OWN_PROCESS_CLOCK: i32 = (!0 << 3) | 2;
 /// On kernels before 6.15 ids are had by creating and deleting timers; more
 /// than this is unreasonable.
 const MOST_TRIES: u32 = 50_000;
 
 /// Creates the task's timers; in its leader.
-pub(super) fn create(task: &TaskState, restore_ids: bool, script: &mut Script) {
+pub(super) fn create(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
+    let restore_ids = timer_restore_ids();
     if task.posix_timers.is_empty() {
         return;
     }
     if restore_ids {
         set_restore_ids(script, true);
         for timer in &task.posix_timers {
-            create_one(task.pid, timer, script);
+            create_one(ctx, timer, script);
         }
         set_restore_ids(script, false);
     } else {
-        create_by_counting(task, script);
+        create_by_counting(ctx, task, script);
     }
 }
 
@@ -51,7 +50,7 @@ fn set_restore_ids(script: &mut Script, on: bool) {
 
 /// A fresh task counts its timers from 0: whatever lies between the wanted
 /// ones is created and deleted again. Were the count off, deleting would fail.
-fn create_by_counting(task: &TaskState, script: &mut Script) {
+fn create_by_counting(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
     let mut next = 0;
     for timer in &task.posix_timers {
         for id in next..timer.id {
@@ -62,21 +61,21 @@ fn create_by_counting(task: &TaskState, script: &mut Script) {
                 signal: 0,
                 ..*timer
             };
-            create_one(task.pid, &filler, script);
+            create_one(ctx, &filler, script);
             let nr = libc::SYS_timer_delete as u32;
             script.call(format!("skip timer id {id}"), nr, args![id]);
         }
-        create_one(task.pid, timer, script);
+        create_one(ctx, timer, script);
         next = timer.id + 1;
     }
 }
 
 /// `struct sigevent`: value, signal, notification, thread.
-fn create_one(pid: u32, timer: &PosixTimer, script: &mut Script) {
+fn create_one(ctx: &RestoreContext<'_>, timer: &PosixTimer, script: &mut Script) {
     let (notify, tid) = match timer.notify {
         TimerNotify::None => (libc::SIGEV_NONE, 0),
         TimerNotify::Signal => (libc::SIGEV_SIGNAL, 0),
-        TimerNotify::Thread { tid } => (libc::SIGEV_THREAD_ID, tid),
+        TimerNotify::Thread { tid } => (libc::SIGEV_THREAD_ID, ctx.id_now(tid)),
     };
     let mut event = [0; 64];
     event[..8].copy_from_slice(&timer.value.to_le_bytes());
@@ -88,14 +87,15 @@ fn create_one(pid: u32, timer: &PosixTimer, script: &mut Script) {
     script.call(
         format!("create timer {}", timer.id),
         libc::SYS_timer_create as u32,
-        args![own_clock(pid, timer.clock), event, id],
+        args![clock_now(timer.clock, |id| ctx.id_now(id)), event, id],
     );
 }
 
-/// The task's own CPU clock by number is its own CPU clock under any pid.
-fn own_clock(pid: u32, clock: i32) -> i32 {
-    match clock < 0 && clock & 7 == 2 && !(clock >> 3) as u32 == pid {
-        true => OWN_PROCESS_CLOCK,
+/// A CPU clock names its task or thread by the inverted id above three bits of
+/// kind; it names the id of now.
+fn clock_now(clock: i32, id_now: impl Fn(u32) -> u32) -> i32 {
+    match clock < 0 {
+        true => (!(id_now(!(clock >> 3) as u32) as i32) << 3) | (clock & 7),
         false => clock,
     }
 }
@@ -168,7 +168,8 @@ fn words_of(script: &mut Script, words: [u64; 4]) -> crate::tracer::Buffer {
 }
 
 /// Notes timers that could not be made here.
-pub(super) fn plan(ctx: &mut RestoreContext<'_>, task: &TaskState, restore_ids: bool) {
+pub(super) fn plan(ctx: &mut RestoreContext<'_>, task: &TaskState) {
+    let restore_ids = timer_restore_ids();
     let place = Place::Task { pid: task.pid };
     let alarm = |t: &&PosixTimer| {
         [libc::CLOCK_REALTIME_ALARM, libc::CLOCK_BOOTTIME_ALARM].contains(&t.clock)
@@ -227,10 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn clocks_of_the_task_itself_lose_its_pid() {
-        let by_pid = (!77i32 << 3) | 2;
-        assert_eq!(own_clock(77, by_pid), OWN_PROCESS_CLOCK);
-        assert_eq!(own_clock(78, by_pid), by_pid);
-        assert_eq!(own_clock(77, libc::CLOCK_BOOTTIME), libc::CLOCK_BOOTTIME);
+    fn cpu_clocks_follow_the_id() {
+        let by_id = |id: i32, kind| (!id << 3) | kind;
+        let now = |id| if id == 77 { 99 } else { id };
+        assert_eq!(clock_now(by_id(77, 2), now), by_id(99, 2));
+        assert_eq!(clock_now(by_id(77, 6), now), by_id(99, 6));
+        assert_eq!(clock_now(by_id(78, 2), now), by_id(78, 2));
+        assert_eq!(clock_now(-6, now), -6, "its maker's own");
+        assert_eq!(clock_now(libc::CLOCK_BOOTTIME, now), libc::CLOCK_BOOTTIME);
     }
 }

@@ -10,6 +10,7 @@ mod harness;
 mod idle;
 mod signals;
 mod sys;
+mod timers;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ use harness::Victim;
 
 /// All victims, by resource.
 fn all() -> Vec<Victim> {
-    [idle::victims(), signals::victims()]
+    [idle::victims(), timers::victims(), signals::victims()]
         .into_iter()
         .flatten()
         .collect()

@@ -42,7 +42,9 @@ pub(super) fn of_task(task: &TaskState) -> Found {
 
 fn posix_timer(task: &TaskState, timer: &PosixTimer) -> Found {
     within("timer id", timer.id, 0..=i32::MAX as u32)?;
-    one_of("clock of a timer", timer.clock, &TIMER_CLOCKS)?;
+    if !is_cpu_clock(timer.clock) {
+        one_of("clock of a timer", timer.clock, &TIMER_CLOCKS)?;
+    }
     match timer.notify {
         TimerNotify::None => {}
         TimerNotify::Signal => signal(timer.signal)?,
@@ -57,4 +59,11 @@ fn posix_timer(task: &TaskState, timer: &PosixTimer) -> Found {
     offset("time of a timer", timer.remaining_ns)?;
     offset("interval of a timer", timer.interval_ns)?;
     within("overrun of a timer", timer.overrun, 0..=i32::MAX as u32)
+}
+
+/// The CPU clock of a task or thread by id: negative, and its low bits are not
+/// those of a clock that is a descriptor.
+fn is_cpu_clock(clock: i32) -> bool {
+    const KIND: i32 = 3;
+    clock < 0 && clock & KIND != KIND
 }
