@@ -1,7 +1,5 @@
-import java.nio.file.Files;
-import java.nio.file.Path;
-import java.nio.file.Paths;
-import java.nio.file.StandardCopyOption;
+import java.io.File;
+import java.io.FileOutputStream;
 import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.List;
@@ -77,22 +75,24 @@ public final class Busy {
 
     /** The stage protocol: see tests/victims/harness/stage.rs. */
     static final class Stage {
-        final Path dir = Paths.get(System.getenv("ICECORE_STAGE"));
+        final File dir = new File(System.getenv("ICECORE_STAGE"));
         final long deadline = System.currentTimeMillis() + 300_000;
         int round;
 
         boolean next() throws Exception {
-            Path draft = dir.resolve(".draft");
-            Files.write(draft, new byte[0]);
-            Files.move(draft, dir.resolve("ready-" + round), StandardCopyOption.ATOMIC_MOVE);
-            Path go = dir.resolve("go-" + round);
-            Path end = dir.resolve("end");
+            File draft = new File(dir, ".draft");
+            new FileOutputStream(draft).close();
+            if (!draft.renameTo(new File(dir, "ready-" + round))) {
+                throw new IllegalStateException("cannot say that it is ready");
+            }
+            File go = new File(dir, "go-" + round);
+            File end = new File(dir, "end");
             round++;
             for (;;) {
-                if (Files.exists(go)) {
+                if (go.exists()) {
                     return true;
                 }
-                if (Files.exists(end)) {
+                if (end.exists()) {
                     return false;
                 }
                 if (System.currentTimeMillis() > deadline) {

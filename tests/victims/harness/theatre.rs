@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -62,11 +63,29 @@ impl<'a> Theatre<'a> {
 
     /// A snapshot of the victim, which must show what it should show.
     pub(crate) fn look(&self) -> Result<Outside, String> {
-        let seen = Outside::of(self.target.pid())?;
+        let seen = self.settled()?;
         if let Some(check) = self.victim.check {
             check(&seen).map_err(|e| self.with_log(&format!("seen from outside: {e}")))?;
         }
         Ok(seen)
+    }
+
+    /// A snapshot once nothing moves any more, apart from what may: threads
+    /// that were just created, pools that grow and shrink. What never comes to
+    /// rest is taken as it is.
+    fn settled(&self) -> Result<Outside, String> {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let start = Instant::now();
+        let mut last = Outside::of(self.target.pid())?;
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            let next = Outside::of(self.target.pid())?;
+            let rests = next.same_as(&last, &self.victim.allowed).is_ok();
+            if rests || start.elapsed() > PATIENCE {
+                return Ok(next);
+            }
+            last = next;
+        }
     }
 
     /// A directory for the image of round `number`, not yet there.
