@@ -30,10 +30,15 @@ const BATCH: usize = 32;
 /// number.
 fn request(req: u32, tid: u32, addr: usize, data: &mut [u8]) -> io::Result<usize> {
     fault::point(fault::Kind::Ptrace);
+    // Where only the length is asked for, the kernel wants no address at all.
+    let to = match data.is_empty() {
+        true => std::ptr::null_mut(),
+        false => data.as_mut_ptr(),
+    };
     // SAFETY: every request used here reads or writes at `data` only, and no
     // more bytes than the caller has sized the slice for: the size is given
     // in `addr` or in the structure itself, or is fixed by the request.
-    let ret = unsafe { libc::ptrace(req, tid as libc::pid_t, addr, data.as_mut_ptr()) };
+    let ret = unsafe { libc::ptrace(req, tid as libc::pid_t, addr, to) };
     match ret {
         -1 => Err(io::Error::last_os_error()),
         n => Ok(n as usize),
