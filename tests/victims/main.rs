@@ -8,6 +8,7 @@ mod common;
 mod harness;
 
 mod idle;
+mod memory;
 mod signals;
 mod sys;
 mod timers;
@@ -18,10 +19,15 @@ use harness::Victim;
 
 /// All victims, by resource.
 fn all() -> Vec<Victim> {
-    [idle::victims(), timers::victims(), signals::victims()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        idle::victims(),
+        memory::victims(),
+        signals::victims(),
+        timers::victims(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,29 @@
+//! Memory: every kind of area, and everything an area can be marked with.
+
+mod anonymous;
+mod area;
+mod files;
+mod huge;
+mod layout;
+mod marks;
+mod refused;
+mod shared;
+mod whole;
+
+use crate::harness::Victim;
+
+pub(crate) fn victims() -> Vec<Victim> {
+    [
+        anonymous::victims(),
+        files::victims(),
+        huge::victims(),
+        layout::victims(),
+        marks::victims(),
+        refused::victims(),
+        shared::victims(),
+        whole::victims(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,85 @@
+//! Areas that cannot be carried: refused by name, and no harm done.
+
+use super::area::{Area, PAGE, PRIVATE, RW, done, ensure, syscall};
+use crate::harness::{Stage, Victim};
+
+pub(crate) fn victims() -> Vec<Victim> {
+    vec![
+        Victim::refused("sysv_shm", "System V shared memory", sysv_shm),
+        Victim::refused("userfaultfd_area", "userfaultfd", userfaultfd),
+        Victim::refused("aio_ring", "asynchronous I/O ring", aio_ring),
+        Victim::refused("secretmem", "memfd_secret", secretmem).needs(has_secretmem),
+    ]
+}
+
+fn sysv_shm(stage: &mut Stage) -> Result<(), String> {
+    // SAFETY: a new segment, attached where the kernel likes, and marked to go
+    // with its last user.
+    let at = unsafe {
+        let id = libc::shmget(libc::IPC_PRIVATE, 2 * PAGE, libc::IPC_CREAT | 0o600);
+        let at = libc::shmat(id, std::ptr::null(), 0);
+        libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
+        at
+    };
+    ensure(at as isize != -1, "no shared memory segment")?;
+    let area = Area {
+        at: at.cast(),
+        len: 2 * PAGE,
+    };
+    area.fill(1);
+    while stage.next()? {
+        area.check_all(1)?;
+    }
+    Ok(())
+}
+
+fn userfaultfd(stage: &mut Stage) -> Result<(), String> {
+    const UFFDIO_API: u64 = 0xc018_aa3f;
+    const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+    const UFFD_USER_MODE_ONLY: u64 = 1;
+    let flags = libc::O_CLOEXEC as u64 | UFFD_USER_MODE_ONLY;
+    let fd = syscall("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0])?;
+    let mut api = [0xaa_u64, 0, 0];
+    let args = [fd, UFFDIO_API, api.as_mut_ptr() as u64, 0, 0];
+    syscall("UFFDIO_API", libc::SYS_ioctl, args)?;
+    let area = Area::new(4, RW, PRIVATE)?;
+    area.fill(1);
+    let mut register = [area.start(), area.len as u64, 1, 0];
+    let args = [fd, UFFDIO_REGISTER, register.as_mut_ptr() as u64, 0, 0];
+    syscall("UFFDIO_REGISTER", libc::SYS_ioctl, args)?;
+    while stage.next()? {
+        area.check_all(1)?;
+    }
+    Ok(())
+}
+
+fn aio_ring(stage: &mut Stage) -> Result<(), String> {
+    let mut context = 0_u64;
+    let args = [8, (&raw mut context) as u64, 0, 0, 0];
+    syscall("io_setup", libc::SYS_io_setup, args)?;
+    while stage.next()? {
+        ensure(context != 0, "no context")?;
+    }
+    Ok(())
+}
+
+fn has_secretmem() -> Result<(), String> {
+    let fd = syscall("memfd_secret", libc::SYS_memfd_secret, [0; 5])?;
+    // SAFETY: the descriptor is new and unused.
+    done("close", unsafe { libc::close(fd as i32) })
+}
+
+fn secretmem(stage: &mut Stage) -> Result<(), String> {
+    let fd = syscall("memfd_secret", libc::SYS_memfd_secret, [0; 5])? as i32;
+    // SAFETY: numbers only.
+    done("ftruncate", unsafe { libc::ftruncate(fd, PAGE as i64) })?;
+    let none = std::ptr::null_mut();
+    let area = Area::map(none, PAGE, RW, libc::MAP_SHARED, fd, 0)?;
+    // SAFETY: the descriptor is not used any more.
+    done("close", unsafe { libc::close(fd) })?;
+    area.fill(1);
+    while stage.next()? {
+        area.check_all(1)?;
+    }
+    Ok(())
+}
