@@ -88,8 +88,10 @@ pub enum Backing {
         id: ShmemId,
         /// Offset in bytes.
         offset: u64,
-        /// The area is or may be made writable.
+        /// The open behind the area allows writing.
         writable: bool,
+        /// Although it does, seals keep the area from becoming writable.
+        sealed: bool,
     },
     /// A file with a name.
     File {

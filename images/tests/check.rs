@@ -152,6 +152,7 @@ fn areas() {
                     id,
                     offset,
                     writable: true,
+                    sealed: false,
                 };
             },
             "address space 0, area at 0x700000: refers to shared memory object 7, which is not \

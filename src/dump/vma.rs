@@ -153,13 +153,16 @@ fn linked(
         place: &place,
         path: &path,
     };
-    let (offset, writable) = (area.offset, area.has(b"mw"));
+    // VM_SHARED: the open behind a shared area allows writing. Seals take
+    // VM_MAYWRITE away all the same.
+    let (offset, writable) = (area.offset, area.has(b"sh"));
     match shmem::describe(ctx, link)? {
         Found::Object(id) => {
             return Ok(Some(Backing::Shmem {
                 id,
                 offset,
                 writable,
+                sealed: writable && !area.has(b"mw"),
             }));
         }
         Found::Refused => return Ok(None),

@@ -74,9 +74,15 @@ pub(crate) fn prepare(
 /// child's own `[vvar]`/`[vdso]`, at the addresses they have in this process,
 /// whose copy it is, and it still has our descriptors; on exit all areas are
 /// mapped with what filling them needs, vDSO included.
-pub(crate) fn map(mm: &MmState, prepared: &Prepared, script: &mut Script) {
+pub(crate) fn map(
+    ctx: &RestoreContext<'_>,
+    mm: &MmState,
+    prepared: &Prepared,
+    script: &mut Script,
+) {
     vdso::map(&prepared.layout, script);
-    vma::map_all(mm, &prepared.files, prepared.layout.scratch, script);
+    let (files, scratch) = (&prepared.files, prepared.layout.scratch);
+    vma::map_all(ctx.image, mm, files, scratch, script);
     mm::set_fields(mm, &prepared.files, script);
 }
 

@@ -283,7 +283,7 @@ impl Scripts {
         };
         Self {
             place: built(&|s| descriptors::place(ctx, opened, task, s)),
-            map: built(&|s| memory::map(mm, prepared, s)),
+            map: built(&|s| memory::map(ctx, mm, prepared, s)),
             finish_memory: built(&|s| memory::finish(mm, prepared, s)),
             before_threads: built(&|s| state::before_threads(ctx, task, s)),
             finish_descriptors: built(&|s| descriptors::finish(ctx, opened, task, s)),

@@ -95,10 +95,16 @@ pub(super) fn seal(ctx: &RestoreContext<'_>, shmems: &Shmems) -> Result<(), Rest
         let ShmemKind::MemFd { seals, .. } = state.kind else {
             continue;
         };
-        if seals != 0 {
-            let seals = SealFlags::from_bits_retain(seals);
-            rustix::fs::fcntl_add_seals(file, seals).map_err(|e| failed(state)(e.into()))?;
-        }
+        let seals = SealFlags::from_bits_retain(seals);
+        add_missing_seals(file, seals).map_err(|e| failed(state)(e.into()))?;
     }
     Ok(())
+}
+
+/// A mapping may have needed them before.
+fn add_missing_seals(file: &File, seals: SealFlags) -> rustix::io::Result<()> {
+    match rustix::fs::fcntl_get_seals(file)? == seals {
+        true => Ok(()),
+        false => rustix::fs::fcntl_add_seals(file, seals),
+    }
 }

@@ -1,7 +1,9 @@
 //! One area: mapping it, and what it gets once its pages are there.
 
+use icecore_images::Checkpoint;
 use icecore_images::mm::{Backing, MmState, Vma};
 use icecore_images::prctl::NumaPolicy;
+use icecore_images::shmem::ShmemKind;
 
 use super::mapped::MappedFiles;
 use super::memory::{at, is_kernels_own};
@@ -21,7 +23,11 @@ const WRITE: u32 = libc::PROT_WRITE as u32;
 /// Maps all areas but the kernel's own. `scratch` is a free range as large as
 /// any area; without one, areas that look alike may merge with their
 /// neighbours.
+///
+/// Seals come in between: they would keep writable areas from being mapped,
+/// and are what keeps others from ever becoming writable.
 pub(super) fn map_all(
+    image: &Checkpoint,
     mm: &MmState,
     files: &MappedFiles,
     scratch: Option<u64>,
@@ -38,12 +44,40 @@ pub(super) fn map_all(
             || after.is_some_and(|a| would_merge(vma, a));
         areas.push((vma, apart));
     }
-    for (vma, apart) in areas {
+    areas.sort_by_key(|(vma, _)| is_sealed(vma));
+    let first_sealed = areas.iter().position(|(vma, _)| is_sealed(vma));
+    for (i, (vma, apart)) in areas.into_iter().enumerate() {
+        if Some(i) == first_sealed {
+            seal(image, mm, files, script);
+        }
         match scratch.filter(|_| apart) {
             Some(scratch) => map_apart(mm, vma, files, scratch, script),
             None => map(mm, vma, files, vma.start, script),
         }
         advise(mm, vma, script);
+    }
+}
+
+fn is_sealed(vma: &Vma) -> bool {
+    matches!(vma.backing, Backing::Shmem { sealed: true, .. })
+}
+
+/// Seals the objects behind areas that depend on it.
+fn seal(image: &Checkpoint, mm: &MmState, files: &MappedFiles, script: &mut Script) {
+    let mut done = Vec::new();
+    for vma in mm.vmas.iter().filter(|vma| is_sealed(vma)) {
+        let (Backing::Shmem { id, .. }, Some(fd)) = (&vma.backing, files.fd(vma)) else {
+            continue;
+        };
+        let object = image.shmems.get(id.0 as usize);
+        let Some(ShmemKind::MemFd { seals, .. }) = object.map(|object| &object.kind) else {
+            continue;
+        };
+        if !done.contains(id) {
+            done.push(*id);
+            let args = [u64::from(fd), libc::F_ADD_SEALS as u64, u64::from(*seals)];
+            script.call("seal a memfd", libc::SYS_fcntl as u32, args);
+        }
     }
 }
 

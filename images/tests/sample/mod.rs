@@ -281,6 +281,7 @@ fn mm() -> MmState {
         id: ShmemId(0),
         offset: 0,
         writable: true,
+        sealed: false,
     };
     let mut heap = vma(0x60_0000, 16, 3, Backing::Anonymous);
     heap.guards = vec![(0x60_f000, 0x61_0000)];

@@ -162,7 +162,7 @@ pub(crate) fn done(what: &str, ret: i32) -> Result<(), String> {
 pub(crate) fn syscall(what: &str, nr: i64, args: [u64; 5]) -> Result<u64, String> {
     let [a, b, c, d, e] = args;
     // SAFETY: the callers pass addresses of their own areas and buffers.
-    let ret = unsafe { libc::syscall(nr, a, b, c, d, e) };
+    let ret = unsafe { libc::syscall(nr, a, b, c, d, e, 0_u64) };
     match ret {
         -1 => Err(format!("{what}: {}", io::Error::last_os_error())),
         n => Ok(n as u64),
