@@ -12,6 +12,7 @@ use icecore_images::mm::Backing;
 use icecore_images::pages::{PageExtent, PageSource};
 use icecore_images::seccomp::SeccompState;
 use icecore_images::task::RunState;
+use icecore_images::thread::XComponent;
 
 type Change = fn(&mut Checkpoint);
 
@@ -52,8 +53,7 @@ fn page_files_and_extents() {
         ),
         (
             |c| c.mms[0].pages[0].count = u64::MAX,
-            "address space 0: pages of an extent 18446744073709551615 is not within 1 to \
-             4503599627370495",
+            "image: stored pages 18446744073709551615 is not within 0 to 4294967296",
         ),
         (
             |c| c.mms[0].pages[0].start = u64::MAX - 0xfff,
@@ -106,6 +106,56 @@ fn page_files_and_extents() {
             },
             "shared memory object 0: page extent 0x0 is out of order, overlaps another or occurs \
              twice",
+        ),
+    ]);
+}
+
+#[test]
+fn what_a_restore_would_trip_over() {
+    all(&[
+        (
+            |c| {
+                c.page_files[0].length = 1 << 40;
+                c.page_files[0].chunks = vec![0; 1 << 20];
+                let count = (1 << 32) + 1;
+                c.mms[0].pages[0].count = count;
+            },
+            "image: stored pages 4294967299 is not within 0 to 4294967296",
+        ),
+        (
+            |c| c.mms[0].vmas[6].end = 1 << 50,
+            "address space 0, area at 0x7ffff1004000: length 985162670129152 is not within \
+             4096 to 1048576",
+        ),
+        (
+            |c| c.clocks.monotonic_ns = i64::MAX,
+            "clocks: CLOCK_MONOTONIC 9223372036854775807 is not within 0 to \
+             4611686018427387903",
+        ),
+        (
+            |c| c.files[2].flags |= 0o1_000,
+            "open file description 2: flags has the unknown value 0x200",
+        ),
+        (
+            |c| {
+                let mut timer = c.tasks[0].posix_timers[0];
+                timer.id = 0;
+                c.tasks[0].posix_timers.push(timer);
+            },
+            "task 1234: timer 0x0 is out of order, overlaps another or occurs twice",
+        ),
+        (
+            |c| {
+                let (number, offset, size) = (1, u32::MAX, 64);
+                let component = XComponent {
+                    number,
+                    offset,
+                    size,
+                };
+                c.tasks[0].threads[0].xstate.layout.push(component);
+            },
+            "thread 1234: component of extended state 0xffffffff-0x10000003f reaches beyond the \
+             area",
         ),
     ]);
 }

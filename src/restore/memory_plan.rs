@@ -169,7 +169,8 @@ fn huge_pages(ctx: &mut RestoreContext<'_>) {
     let mut needed = std::collections::BTreeMap::<u64, u64>::new();
     for vma in image.mms.iter().flat_map(|mm| &mm.vmas) {
         if let Backing::AnonymousHuge { page_size } = vma.backing {
-            *needed.entry(page_size).or_default() += (vma.end - vma.start).div_ceil(page_size);
+            let pages = needed.entry(page_size).or_default();
+            *pages = pages.saturating_add((vma.end - vma.start).div_ceil(page_size));
         }
     }
     for shmem in &image.shmems {
@@ -179,7 +180,8 @@ fn huge_pages(ctx: &mut RestoreContext<'_>) {
             ShmemKind::Anonymous => 0,
         };
         if page_size != 0 {
-            *needed.entry(page_size).or_default() += shmem.size.div_ceil(page_size);
+            let pages = needed.entry(page_size).or_default();
+            *pages = pages.saturating_add(shmem.size.div_ceil(page_size));
         }
     }
     for (page_size, needed) in needed {

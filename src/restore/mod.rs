@@ -191,6 +191,11 @@ fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
             Some("only single tasks can be restored yet"),
         );
     }
+    for task in image.tasks.iter().filter(|task| task.threads.is_empty()) {
+        let place = Place::Task { pid: task.pid };
+        let problem = "had ended and was not reaped".to_owned();
+        ctx.obstacle(place, problem, Some("only tasks that ran can be restored"));
+    }
     pids::plan(ctx);
     clock::plan(ctx);
     xstate::plan(ctx);

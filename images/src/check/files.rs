@@ -20,8 +20,12 @@ pub(super) const CHARACTER: u32 = 0o020_000;
 pub(super) const DIRECTORY: u32 = 0o040_000;
 pub(super) const REGULAR: u32 = 0o100_000;
 
-/// O_CLOEXEC: a descriptor's, never a description's.
-const CLOEXEC: u32 = 0o2_000_000;
+/// O_CREAT, O_NOCTTY, O_TRUNC: said to open(2), never kept. O_CLOEXEC: a
+/// descriptor's, never a description's.
+const NEVER_KEPT: u32 = 0o100 | 0o400 | 0o1_000 | 0o2_000_000;
+
+/// O_EXCL, which means PIDFD_THREAD where it is kept.
+const EXCLUSIVE: u32 = 0o200;
 
 /// A file of one of these types.
 pub(super) fn file_type(what: &'static str, mode: u32, types: &[u32]) -> Found {
@@ -65,11 +69,11 @@ pub(super) fn check_open_files(image: &Checkpoint) -> Result<(), CheckError> {
 }
 
 fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
-    bits(
-        "flags",
-        u64::from(file.flags),
-        u64::from(i32::MAX as u32 & !CLOEXEC),
-    )?;
+    let mut known = i32::MAX as u32 & !NEVER_KEPT;
+    if !matches!(file.kind, FileKind::PidFd(_)) {
+        known &= !EXCLUSIVE;
+    }
+    bits("flags", file.flags.into(), known.into())?;
     offset("position", file.position)?;
     if let Some(owner) = &file.owner {
         file_owner(owner)?;

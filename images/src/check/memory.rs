@@ -57,6 +57,7 @@ fn controls(controls: &MmControls) -> Found {
 }
 
 fn vdso_symbols(vdso: &VdsoState) -> Found {
+    count("bytes of the vDSO", vdso.image.0.len(), 0..=1 << 20)?;
     count("vDSO symbols", vdso.symbols.len(), 0..=1024)?;
     for (name, offset) in &vdso.symbols {
         text("name of a vDSO symbol", name, 255)?;

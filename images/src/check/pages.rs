@@ -6,13 +6,29 @@ use crate::checkpoint::Checkpoint;
 use crate::manifest::MAX_PAGE_FILES;
 use crate::pages::{PAGE_SIZE, PageCodec, PageExtent, PageFile, PageSource};
 
+/// Stored pages that extents may name in all, shared or not: 16 TiB.
+const MAX_STORED: u64 = 1 << 32;
+
 pub(super) fn check_files(image: &Checkpoint) -> Result<(), CheckError> {
     let files = &image.page_files;
     count("page files", files.len(), 0..=MAX_PAGE_FILES).at(Object::Image)?;
+    within("stored pages", stored_pages(image), 0..=MAX_STORED).at(Object::Image)?;
     for (n, file) in files.iter().enumerate() {
         page_file(file).at(Object::PageFile(n))?;
     }
     Ok(())
+}
+
+/// Extents may share stored pages, so that a small image can name many.
+fn stored_pages(image: &Checkpoint) -> u64 {
+    let memory = image.mms.iter().flat_map(|mm| &mm.pages);
+    let objects = image.shmems.iter().flat_map(|shmem| &shmem.pages);
+    let ghosts = image.ghosts.iter().flat_map(|ghost| &ghost.pages);
+    memory
+        .chain(objects)
+        .chain(ghosts)
+        .filter(|extent| matches!(extent.source, PageSource::File { .. }))
+        .fold(0, |sum, extent| sum.saturating_add(extent.count))
 }
 
 fn page_file(file: &PageFile) -> Found {

@@ -1,7 +1,5 @@
 //! Timers of all kinds.
 
-use std::collections::HashSet;
-
 use super::numbers::{bits, offset, one_of, signal, within};
 use super::problem::{Found, Problem};
 use crate::task::TaskState;
@@ -29,13 +27,14 @@ pub(super) fn of_task(task: &TaskState) -> Found {
         offset("time of an interval timer", timer.value_us)?;
         offset("interval of an interval timer", timer.interval_us)?;
     }
-    let mut ids = HashSet::new();
+    let mut last = None;
     for timer in &task.posix_timers {
         posix_timer(task, timer)?;
-        if !ids.insert(timer.id) {
+        if last >= Some(timer.id) {
             let (what, value) = ("timer", u64::from(timer.id));
             return Err(Problem::Order { what, value });
         }
+        last = Some(timer.id);
     }
     Ok(())
 }

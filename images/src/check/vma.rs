@@ -9,6 +9,9 @@ use crate::mm::{Backing, MmState, Vma};
 use crate::pages::PAGE_SIZE;
 use crate::prctl::NumaPolicy;
 
+/// Far more than the kernel's own areas take (a few pages).
+const KERNELS_MOST: u64 = 1 << 20;
+
 /// Where `[vsyscall]` is on every machine.
 const VSYSCALL: (u64, u64) = (0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000);
 
@@ -78,6 +81,9 @@ fn range(vma: &Vma) -> Found {
     aligned("end", vma.end, PAGE_SIZE)?;
     if vma.start >= vma.end {
         return Err(Problem::Contradiction("it ends before it starts"));
+    }
+    if is_kernels(&vma.backing) {
+        within("length", vma.end - vma.start, PAGE_SIZE..=KERNELS_MOST)?;
     }
     let fits = match vma.backing {
         Backing::Vsyscall => (vma.start, vma.end) == VSYSCALL,

@@ -1,6 +1,6 @@
 //! The extended state of a thread: an XSAVE area in the standard format.
 
-use super::numbers::{bits, count};
+use super::numbers::{bits, count, within};
 use super::problem::{Found, Problem};
 use crate::thread::XState;
 
@@ -30,7 +30,29 @@ pub(super) fn check(state: &XState) -> Found {
         bits("header of the extended state", word(area, at), 0)?;
     }
     let mxcsr = word(area, 24) & 0xffff_ffff;
-    bits("MXCSR", mxcsr, 0xffff)
+    bits("MXCSR", mxcsr, 0xffff)?;
+    layout(state)
+}
+
+/// Components that are in use lie within the area.
+fn layout(state: &XState) -> Found {
+    let area = &state.area.0;
+    count("components of extended state", state.layout.len(), 0..=64)?;
+    for component in &state.layout {
+        within("component of extended state", component.number, 0..=63)?;
+        let used = word(area, HEADER) >> component.number & 1 == 1;
+        let start = u64::from(component.offset);
+        let end = start + u64::from(component.size);
+        if used && end > area.len() as u64 {
+            return Err(Problem::Outside {
+                what: "component of extended state",
+                start,
+                end,
+                within: "the area",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The little-endian word at an offset; 0 behind the end.
