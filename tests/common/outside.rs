@@ -206,32 +206,33 @@ fn descriptors(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), 
     for fd in numbers(&proc.join("fd"))? {
         let link = link_of(&proc.join(format!("fd/{fd}")));
         facts.insert(format!("fd/{fd}/link"), numbered_anew(&link, &mut inodes));
-        for (i, line) in lossy(&proc.join(format!("fdinfo/{fd}")))
-            .lines()
-            .enumerate()
-        {
-            let (name, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = match name {
-                "mnt_id" | "ino" | "eventfd-id" => continue,
-                "tfd" => value
-                    .split(" pos:")
-                    .next()
-                    .unwrap_or(value)
-                    .trim()
-                    .to_owned(),
-                "it_value" => format!("armed: {}", value.trim() != "(0, 0)"),
-                _ => value.trim().to_owned(),
-            };
-            let single = matches!(name, "pos" | "flags" | "it_value" | "ticks");
-            let name = if single {
-                name.to_owned()
-            } else {
-                format!("{name}#{i}")
-            };
-            facts.insert(format!("fd/{fd}/{name}"), value);
+        let info = lossy(&proc.join(format!("fdinfo/{fd}")));
+        for (i, line) in info.lines().enumerate() {
+            if let Some((name, value)) = fdinfo_fact(i, line) {
+                facts.insert(format!("fd/{fd}/{name}"), value);
+            }
         }
     }
     Ok(())
+}
+
+/// Line number `i` of an fdinfo file; `None` for what the kernel numbers anew.
+fn fdinfo_fact(i: usize, line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once(':').unwrap_or((line, ""));
+    let value = value.trim();
+    match name {
+        "mnt_id" | "ino" | "eventfd-id" => None,
+        "it_value" => Some((name.to_owned(), format!("armed: {}", value != "(0, 0)"))),
+        "pos" | "flags" | "ticks" => Some((name.to_owned(), value.to_owned())),
+        // Registrations come in no particular order; what follows `pos:` are
+        // the inode and device of the file.
+        "tfd" => {
+            let watched = value.split(" pos:").next().unwrap_or(value);
+            let (target, how) = watched.split_once(' ').unwrap_or((watched, ""));
+            Some((format!("tfd {target}"), how.trim().to_owned()))
+        }
+        _ => Some((format!("{name}#{i}"), value.to_owned())),
+    }
 }
 
 /// `pipe:[81234]` with the inode replaced by its rank among those seen: which
