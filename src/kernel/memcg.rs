@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub fn is_memory_backed(dir: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    rustix::fs::statfs(dir).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(fs.f_type as i64)))
+    rustix::fs::statfs(dir).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.f_type))
 }
 
 /// Bytes that may still be used by our memory cgroup, all those above it and

@@ -2,6 +2,7 @@
 //! behind it, room for one script. The place is free in the layout the process
 //! has and in the one it is to get, so that it survives the change.
 
+use std::iter::once;
 use std::ops::Range;
 
 use icecore_images::mm::MmState;
@@ -100,7 +101,7 @@ fn largest_gap(mut occupied: Vec<Range<u64>>) -> Option<Range<u64>> {
     occupied.sort_by_key(|r| r.start);
     let mut largest: Option<Range<u64>> = None;
     let mut free = LOWEST;
-    for taken in occupied.into_iter().chain([HIGHEST..HIGHEST]) {
+    for taken in occupied.into_iter().chain(once(HIGHEST..HIGHEST)) {
         let gap = free..taken.start.min(HIGHEST);
         let best = largest.as_ref().map_or(0, |g| g.end - g.start);
         if gap.end > gap.start && gap.end - gap.start > best {
@@ -116,7 +117,7 @@ pub(crate) fn all_but(mut kept: Vec<Range<u64>>) -> Vec<Range<u64>> {
     kept.sort_by_key(|r| r.start);
     let mut rest = Vec::new();
     let mut from = 0;
-    for keep in kept.into_iter().chain([HIGHEST..HIGHEST]) {
+    for keep in kept.into_iter().chain(once(HIGHEST..HIGHEST)) {
         if keep.start > from {
             rest.push(from..keep.start);
         }
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn areas_beyond_the_lower_half_leave_it_free() {
-        let gap = largest_gap(vec![0x00ff_0000_0000_0000..0x00ff_0000_0001_0000]);
+        let gap = largest_gap(once(0x00ff_0000_0000_0000..0x00ff_0000_0001_0000).collect());
         assert_eq!(gap, Some(LOWEST..HIGHEST));
     }
 

@@ -2,6 +2,7 @@
 //! restore and inherited by the task.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use icecore_images::ids::ShmemId;
@@ -39,9 +40,8 @@ impl MappedFiles {
         let mut fds = HashMap::new();
         for vma in &mm.vmas {
             let Some(key) = key(vma) else { continue };
-            if !fds.contains_key(&key) {
-                let fd = open(vma, shmems, ghosts)?;
-                fds.insert(key, fd);
+            if let Entry::Vacant(free) = fds.entry(key) {
+                free.insert(open(vma, shmems, ghosts)?);
             }
         }
         let exe = open_file(&mm.exe, false, ghosts)?;

@@ -3,6 +3,8 @@
 //! nothing of icecore's may be left. Beside it other things that may happen to
 //! a dump (`stress`). This program is also the targets: with
 //! `ICECORE_SWEEP_VICTIM` it plays the victim of that name.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // results, and logs of victims
+#![allow(clippy::type_complexity)] // tables of functions
 
 #[path = "../common/mod.rs"]
 mod common;

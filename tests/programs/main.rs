@@ -1,6 +1,7 @@
 //! Real programs, put to sleep and woken up: interpreters, virtual machines,
 //! runtimes. Each checks itself and is compared from outside; see
 //! `tests/victims/harness`.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // results, and logs of victims
 
 #[path = "../common/mod.rs"]
 mod common;

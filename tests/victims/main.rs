@@ -1,6 +1,7 @@
 //! Victims: programs that are put to sleep and woken up, one file per
 //! resource. This program is both: without `ICECORE_VICTIM` the test runner,
 //! with it the victim of that name.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // results, and logs of victims
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -58,7 +58,7 @@ impl Stage {
     /// it is over.
     pub(crate) fn next(&mut self) -> Result<bool, String> {
         let words = Words::of(&self.dir, self.round)?;
-        say(&self.dir, &format!("ready-{}", self.round))?;
+        say(&self.dir, format!("ready-{}", self.round))?;
         self.round += 1;
         loop {
             if exists(&words.go) {

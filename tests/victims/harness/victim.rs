@@ -10,6 +10,12 @@ use crate::common::outside::Outside;
 /// The program of a victim.
 pub(crate) type Body = fn(&mut Stage) -> Result<(), String>;
 
+/// Looks at a victim from outside.
+pub(crate) type Check = fn(&Outside) -> Result<(), String>;
+
+/// Changes the command that starts a victim.
+pub(crate) type Prepare = fn(&mut Command) -> Result<(), String>;
+
 /// What plays a victim's part.
 #[derive(Clone, Copy)]
 pub(crate) enum Play {
@@ -29,8 +35,8 @@ pub(crate) struct Victim {
     pub(crate) dump_args: Vec<&'static str>,
     pub(crate) restore_args: Vec<&'static str>,
     pub(crate) allowed: Vec<String>,
-    pub(crate) check: Option<fn(&Outside) -> Result<(), String>>,
-    pub(crate) prepare: Option<fn(&mut Command) -> Result<(), String>>,
+    pub(crate) check: Option<Check>,
+    pub(crate) prepare: Option<Prepare>,
     needs: Option<fn() -> Result<(), String>>,
 }
 
@@ -97,14 +103,14 @@ impl Victim {
 
     /// Checks more from outside, before the first dump and after every one:
     /// that the snapshot shows what the victim set up at all.
-    pub(crate) fn check(mut self, check: fn(&Outside) -> Result<(), String>) -> Self {
+    pub(crate) fn check(mut self, check: Check) -> Self {
         self.check = Some(check);
         self
     }
 
     /// Changes the command that starts the victim: environment, descriptors,
     /// a wrapping program.
-    pub(crate) fn prepare(mut self, prepare: fn(&mut Command) -> Result<(), String>) -> Self {
+    pub(crate) fn prepare(mut self, prepare: Prepare) -> Self {
         self.prepare = Some(prepare);
         self
     }
