@@ -258,14 +258,7 @@ impl FrozenTask {
 
     fn resume(mut self) -> Result<(), TraceError> {
         self.wipe_stub();
-        for thread in std::mem::take(&mut self.threads) {
-            match thread.resume() {
-                // It was killed while it was frozen.
-                Err(e) if e.is_gone() => {}
-                other => other?,
-            }
-        }
-        Ok(())
+        self.resume_threads()
     }
 }
 
@@ -375,6 +368,11 @@ impl FrozenThread {
             source,
         })?;
         let asleep = asleep.filter(|a| a.is_call_of(&registers));
+        if let Some(asleep) = asleep.filter(|a| a.continued) {
+            // The kernel looks at the -ERESTART* only; who reads the image
+            // wants to know the call.
+            registers.orig_rax = asleep.nr as u64;
+        }
         if interrupted::undo_eintr(&mut registers) {
             stopped.set_registers(&registers)?;
         }
@@ -426,18 +424,23 @@ impl FrozenThread {
         peek::seccomp_filter(self.tid, index)
     }
 
-    /// Lets it go. A wait that the freeze cut short goes on with what remains
-    /// of it now.
-    fn resume(mut self) -> Result<(), TraceError> {
-        let Some(mut stopped) = self.stopped.take() else {
-            return Ok(());
-        };
-        if !self.astray
-            && let Some(registers) = interrupted::with_time_left_now(&self)
-        {
-            stopped.set_registers(&registers)?;
+    /// Sets registers that it goes on with, directly before it is let go.
+    pub(super) fn set_registers_to_leave_with(
+        &mut self,
+        registers: &Registers,
+    ) -> Result<(), TraceError> {
+        match &mut self.stopped {
+            Some(stopped) if !self.astray => stopped.set_registers(registers),
+            _ => Ok(()),
         }
-        stopped.detach(0)
+    }
+
+    /// Lets it go.
+    pub(super) fn detach(mut self) -> Result<(), TraceError> {
+        match self.stopped.take() {
+            Some(stopped) => stopped.detach(0),
+            None => Ok(()),
+        }
     }
 
     /// Waits until it, killed, has ended, and lets its parent know.

@@ -89,20 +89,6 @@ pub fn classify(task: &FrozenTask, thread: &FrozenThread) -> Interrupted {
     }
 }
 
-/// Registers for a thread whose wait is a number of milliseconds in a register
-/// and is issued again: with what remains of it now.
-pub(super) fn with_time_left_now(thread: &FrozenThread) -> Option<Registers> {
-    let (nr, mark) = restarted_call(&thread.registers)?;
-    if mark != ERESTARTNOHAND || !matches!(nr, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
-        return None;
-    }
-    let left = Timeout::of_call(thread, |_| None)?.remaining_now(thread)?;
-    Some(Registers {
-        r10: left.as_nanos().div_ceil(1_000_000) as u64,
-        ..thread.registers
-    })
-}
-
 /// What the stub has to know to lead this thread home without us.
 pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) -> StubConstants {
     let r = &thread.registers;

@@ -13,6 +13,7 @@ pub mod peek;
 pub mod ptrace;
 pub mod refuse;
 pub mod remote;
+mod rest;
 mod rseq;
 
 pub mod script;

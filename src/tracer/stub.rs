@@ -15,12 +15,23 @@ use crate::kernel::vdso::Vdso;
 pub(super) struct StubPlace {
     /// Its first byte.
     pub(super) address: u64,
+    /// Bytes that are free from there on.
+    room: u64,
 }
+
+/// Bytes of a timespec.
+const SLOT: u64 = 16;
 
 impl StubPlace {
     /// Where a thread enters it.
     pub(super) fn entry(self) -> u64 {
         self.address + stub_layout().entry
+    }
+
+    /// The `index`th place behind the stub for a timespec, if there are as many.
+    pub(super) fn slot(self, index: usize) -> Option<u64> {
+        let offset = stub_layout().len.next_multiple_of(SLOT) + index as u64 * SLOT;
+        (offset + SLOT <= self.room).then_some(self.address + offset)
     }
 
     /// Whether `ip` is an instruction of it.
@@ -68,11 +79,12 @@ impl FrozenTask {
             return Err(NoPlace::NoRoom { room, needed });
         }
         let ours = tail.starts_with(&STUB_MAGIC);
-        if !ours && tail.iter().any(|&b| b != 0) {
+        if !ours && tail[..needed].iter().any(|&b| b != 0) {
             return Err(NoPlace::InUse);
         }
         let address = vdso.start + at as u64;
-        Ok((StubPlace { address }, ours))
+        let room = tail.len() as u64;
+        Ok((StubPlace { address, room }, ours))
     }
 
     fn read_area(&self, area: &Area) -> Option<Vec<u8>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use icecore_images::thread::Registers;
 
 use super::freeze::FrozenThread;
+use super::rest::Register;
 
 /// A number the libc crate lacks.
 pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
@@ -48,6 +49,30 @@ impl Timeout {
     pub(super) fn remaining_now(self, thread: &FrozenThread) -> Option<Duration> {
         let passed = thread.slept? + thread.frozen_at.elapsed();
         Some(self.whole.saturating_sub(passed))
+    }
+}
+
+/// Where a call that is issued again takes its relative time-out.
+pub(super) enum Place {
+    /// In milliseconds, in this register.
+    Millis(Register),
+    /// In a timespec this register points at.
+    Pointer(Register),
+    /// Where the kernel keeps it up to date by itself.
+    Kept,
+}
+
+impl Place {
+    /// That of a call; `None` where it has no relative time-out.
+    pub(super) fn of_call(nr: i64) -> Option<Self> {
+        match nr {
+            libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Some(Place::Millis(|r| &mut r.r10)),
+            libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => Some(Place::Pointer(|r| &mut r.r10)),
+            libc::SYS_rt_sigtimedwait => Some(Place::Pointer(|r| &mut r.rdx)),
+            libc::SYS_io_getevents | SYS_IO_PGETEVENTS => Some(Place::Pointer(|r| &mut r.r8)),
+            nr if may_be_relative(nr) => Some(Place::Kept),
+            _ => None,
+        }
     }
 }
 

@@ -109,13 +109,39 @@ impl Victim {
         })
     }
 
-    /// It goes on, and looks as it did.
+    /// It goes on, and looks as it did (again soon: it may be looked at inside
+    /// a handler, which blocks its signal).
     pub(crate) fn is_unharmed(&mut self) -> Result<(), String> {
         self.beats_on(2)?;
-        let seen = self.look()?;
-        match seen == self.at_rest {
-            true => Ok(()),
-            false => Err(format!("was {:#?}, is {seen:#?}", self.at_rest)),
-        }
+        let mut difference = String::new();
+        let same = wait::until(
+            "the target to look as it did",
+            Duration::from_secs(2),
+            || {
+                difference = self.look()?.difference(&self.at_rest);
+                Ok(difference.is_empty().then_some(()))
+            },
+        );
+        same.map_err(|e| format!("{e}: {difference}"))
+    }
+}
+
+impl AtRest {
+    /// Lines of one that are not in the other.
+    fn difference(&self, before: &Self) -> String {
+        let lines = |of: &Self| -> Vec<String> {
+            let lines = of.maps.lines().chain(of.masks.iter().map(String::as_str));
+            lines.map(str::to_owned).collect()
+        };
+        let (is, was) = (lines(self), lines(before));
+        let gone = was
+            .iter()
+            .filter(|l| !is.contains(l))
+            .map(|l| format!("-{l}"));
+        let new = is
+            .iter()
+            .filter(|l| !was.contains(l))
+            .map(|l| format!("+{l}"));
+        gone.chain(new).collect::<Vec<_>>().join("\n")
     }
 }
