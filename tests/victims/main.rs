@@ -9,8 +9,10 @@ mod common;
 mod harness;
 
 mod idle;
+mod injection;
 mod memory;
 mod signals;
+mod sleeping;
 mod sys;
 mod timers;
 
@@ -22,8 +24,10 @@ use harness::Victim;
 fn all() -> Vec<Victim> {
     [
         idle::victims(),
+        injection::victims(),
         memory::victims(),
         signals::victims(),
+        sleeping::victims(),
         timers::victims(),
     ]
     .into_iter()
