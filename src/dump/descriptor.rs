@@ -49,10 +49,17 @@ pub(super) struct Descriptor {
 
 impl Table {
     pub(super) fn open(pid: u32, tid: u32) -> Result<Self, DumpError> {
-        let number = rustix::process::Pid::from_raw(pid as i32);
+        // A leader that has ended has no descriptors any more; one of its
+        // threads has, and can be opened since 6.9 (PIDFD_THREAD).
+        const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+        let flags = if tid == pid { 0 } else { PIDFD_THREAD };
+        let number = rustix::process::Pid::from_raw(tid as i32);
         let pidfd = number
             .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|n| rustix::process::pidfd_open(n, rustix::process::PidfdFlags::empty()))
+            .and_then(|n| {
+                let flags = rustix::process::PidfdFlags::from_bits_retain(flags);
+                rustix::process::pidfd_open(n, flags)
+            })
             .map_err(|e| read_error(pid, "a pidfd of it", e.into()))?;
         Ok(Self { pid, tid, pidfd })
     }

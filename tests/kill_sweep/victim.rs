@@ -30,7 +30,13 @@ impl Victim {
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self, String> {
         let mut victim = Self::launch(name, dir)?;
         victim.beats_on(4)?;
-        victim.at_rest = victim.look()?;
+        // All its threads are there once nothing changes any more.
+        wait::until("the target to settle", wait::LIMIT, || {
+            victim.at_rest = victim.look()?;
+            std::thread::sleep(Duration::from_millis(100));
+            victim.beats_on(2)?;
+            Ok((victim.look()? == victim.at_rest).then_some(()))
+        })?;
         Ok(victim)
     }
 
