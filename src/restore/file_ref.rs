@@ -129,17 +129,16 @@ fn seconds(ns: i64) -> String {
 /// Opens `file`, by its name or from the image, with these flags (access mode
 /// included, O_CLOEXEC added). Never creates or truncates anything.
 pub(crate) fn open(ghosts: &Ghosts, file: &FileRef, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = flags & !(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC) | OFlags::CLOEXEC;
-    // O_TMPFILE without its O_DIRECTORY part: the file is there already.
-    let flags = OFlags::from_bits_retain(flags.bits() & !TMPFILE_ONLY);
+    let mut flags = flags & !(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC) | OFlags::CLOEXEC;
+    if flags.contains(OFlags::TMPFILE) {
+        // It is there already; O_DIRECTORY, a part of O_TMPFILE, goes too.
+        flags -= OFlags::TMPFILE;
+    }
     match file.ghost {
         Some(id) => ghosts.reopen(id, flags),
         None => rustix::fs::openat(CWD, path(file), flags | OFlags::NOCTTY, Mode::empty()),
     }
 }
-
-/// `__O_TMPFILE`.
-const TMPFILE_ONLY: u32 = 0o20_000_000;
 
 #[cfg(test)]
 mod tests {

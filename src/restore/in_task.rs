@@ -96,6 +96,14 @@ fn open_those(
         }
         let number = (0..).find(|n| !taken.contains(n)).unwrap_or(u32::MAX);
         open(file, script);
+        if file.position != 0 {
+            let args = values([number.into(), file.position, 0]);
+            script.call(
+                format!("go on in open file {}", file.id),
+                libc::SYS_lseek as u32,
+                args,
+            );
+        }
         place(table, file.id, number, script);
         let entries = table.entries.iter().filter(|e| e.description == file.id);
         taken.extend(entries.map(|e| e.fd));

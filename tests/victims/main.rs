@@ -8,12 +8,26 @@ mod common;
 #[allow(dead_code)] // its vocabulary is larger than what is said today
 mod harness;
 
+mod device;
+mod directory;
+mod epoll;
+mod eventfd;
+mod ghost;
 mod idle;
 mod injection;
+mod inotify;
+mod memfd;
 mod memory;
+mod pidfd;
+mod pipe;
+mod proc_file;
+mod regular;
+mod signalfd;
 mod signals;
 mod sleeping;
+mod socket;
 mod sys;
+mod timerfd;
 mod timers;
 
 use std::process::ExitCode;
@@ -29,6 +43,20 @@ fn all() -> Vec<Victim> {
         signals::victims(),
         sleeping::victims(),
         timers::victims(),
+        device::victims(),
+        directory::victims(),
+        epoll::victims(),
+        eventfd::victims(),
+        ghost::victims(),
+        inotify::victims(),
+        memfd::victims(),
+        pidfd::victims(),
+        pipe::victims(),
+        proc_file::victims(),
+        regular::victims(),
+        signalfd::victims(),
+        socket::victims(),
+        timerfd::victims(),
     ]
     .into_iter()
     .flatten()

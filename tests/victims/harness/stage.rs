@@ -79,6 +79,12 @@ impl Stage {
         self.round
     }
 
+    /// Finds the stage through the working directory, which it is at first,
+    /// from here on: for victims that change their root.
+    pub(crate) fn go_by_working_directory(&mut self) {
+        self.dir = ".".into();
+    }
+
     /// A directory of the victim's own, removed after the run.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
