@@ -178,8 +178,7 @@ pub type SockFilter = (u16, u8, u8, u32);
 /// SECCOMP_FILTER_FLAG_* as far as the kernel tells (LOG). `Ok(None)` past the
 /// last one. EACCES without CAP_SYS_ADMIN, or under seccomp oneself.
 pub fn seccomp_filter(tid: u32, index: usize) -> io::Result<Option<(Vec<SockFilter>, u64)>> {
-    let len = request(PTRACE_SECCOMP_GET_FILTER, tid, index, &mut []);
-    let Some(len) = optional(len, &[libc::ENOENT])? else {
+    let Some(len) = optional(seccomp_filter_len(tid, index), &[libc::ENOENT])? else {
         return Ok(None);
     };
     let mut program = vec![0; len * 8];
@@ -192,4 +191,21 @@ pub fn seccomp_filter(tid: u32, index: usize) -> io::Result<Option<(Vec<SockFilt
     meta[..8].copy_from_slice(&(index as u64).to_le_bytes());
     request(PTRACE_SECCOMP_GET_METADATA, tid, meta.len(), &mut meta)?;
     Ok(Some((instructions.collect(), word(&meta, 8))))
+}
+
+/// Instructions of a filter: what the kernel answers where there is no buffer.
+fn seccomp_filter_len(tid: u32, index: usize) -> io::Result<usize> {
+    // SAFETY: with a null pointer for data nothing is written.
+    let ret = unsafe {
+        libc::ptrace(
+            PTRACE_SECCOMP_GET_FILTER,
+            tid as libc::pid_t,
+            index,
+            std::ptr::null_mut::<u8>(),
+        )
+    };
+    match ret {
+        -1 => Err(io::Error::last_os_error()),
+        n => Ok(n as usize),
+    }
 }

@@ -23,6 +23,9 @@ fn idle(stage: &mut Stage) -> Result<(), String> {
             }
         });
     }
+    while counters.iter().any(|c| c.load(Ordering::Relaxed) == 0) {
+        thread::sleep(Duration::from_millis(1));
+    }
     let mut seen = vec![0; counters.len()];
     while stage.next()? {
         for (i, counter) in counters.iter().enumerate() {

@@ -8,6 +8,7 @@ mod common;
 #[allow(dead_code)] // its vocabulary is larger than what is said today
 mod harness;
 
+mod creds;
 mod device;
 mod directory;
 mod epoll;
@@ -16,12 +17,17 @@ mod ghost;
 mod idle;
 mod injection;
 mod inotify;
+mod kin;
+mod limits;
 mod memfd;
 mod memory;
 mod pidfd;
 mod pipe;
+mod prctl;
 mod proc_file;
 mod regular;
+mod sched;
+mod seccomp;
 mod signalfd;
 mod signals;
 mod sleeping;
@@ -29,6 +35,7 @@ mod socket;
 mod sys;
 mod timerfd;
 mod timers;
+mod xstate;
 
 use std::process::ExitCode;
 
@@ -39,6 +46,13 @@ fn all() -> Vec<Victim> {
     [
         idle::victims(),
         injection::victims(),
+        xstate::victims(),
+        seccomp::victims(),
+        sched::victims(),
+        prctl::victims(),
+        limits::victims(),
+        kin::victims(),
+        creds::victims(),
         memory::victims(),
         signals::victims(),
         sleeping::victims(),

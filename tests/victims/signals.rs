@@ -273,6 +273,9 @@ fn stacks(stage: &mut Stage) -> Result<(), String> {
             }
         }
     });
+    until("the handler to be entered", || {
+        ENTERED.load(Ordering::SeqCst) > 0
+    })?;
     while stage.next()? {
         threads.check()?;
         let entered = ENTERED.load(Ordering::SeqCst);
@@ -333,6 +336,11 @@ fn suspended(stage: &mut Stage) -> Result<(), String> {
         }
     });
     let tid = told.recv().map_err(|e| e.to_string())?;
+    let asleep = || {
+        let call = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+        call.is_ok_and(|text| text.starts_with(&format!("{} ", libc::SYS_rt_sigsuspend)))
+    };
+    until("the thread to sleep", asleep)?;
     while stage.next()? {
         let woken = WOKEN.load(Ordering::SeqCst);
         let args = [std::process::id().into(), tid.into(), libc::SIGUSR1 as u64];
@@ -340,6 +348,7 @@ fn suspended(stage: &mut Stage) -> Result<(), String> {
         until("the thread to wake", || {
             WOKEN.load(Ordering::SeqCst) > woken
         })?;
+        until("the thread to sleep again", asleep)?;
     }
     drop(thread);
     Ok(())

@@ -1,0 +1,134 @@
+//! What a single task may be bound to and cannot be carried: each refused by
+//! name, with no harm to it.
+
+use std::process::{Child, Command};
+
+use crate::harness::{Stage, Victim};
+use crate::sys::{at, call, to};
+
+pub(crate) fn victims() -> Vec<Victim> {
+    let refused = [
+        Victim::refused("kin-child", "it has a child: pid", child),
+        Victim::refused("kin-zombie", "ended and was not waited for", zombie),
+        Victim::refused("kin-memory", "it shares memory", shared_memory),
+        Victim::refused(
+            "kin-namespaces",
+            "other namespaces than icecore: net, uts",
+            namespaces,
+        ),
+        Victim::refused("kin-keyring", "process keyring", keyring),
+        Victim::refused("kin-ldt", "LDT", ldt),
+        Victim::refused("kin-ports", "I/O ports", ports).needs(has_ioperm),
+        Victim::refused("kin-semaphore", "System V semaphore set", semaphore),
+        Victim::refused("kin-clock", "which is outside the dump", clock),
+    ];
+    refused.into()
+}
+
+fn wait(stage: &mut Stage) -> Result<(), String> {
+    while stage.next()? {}
+    Ok(())
+}
+
+fn sleeper() -> Result<Child, String> {
+    Command::new("sleep")
+        .arg("300")
+        .spawn()
+        .map_err(|e| e.to_string())
+}
+
+fn child(stage: &mut Stage) -> Result<(), String> {
+    let mut child = sleeper()?;
+    let waited = wait(stage);
+    child
+        .kill()
+        .and_then(|()| child.wait())
+        .map_err(|e| e.to_string())?;
+    waited
+}
+
+fn zombie(stage: &mut Stage) -> Result<(), String> {
+    let mut child = sleeper()?;
+    child.kill().map_err(|e| e.to_string())?;
+    let pid = u64::from(child.id());
+    // WEXITED | WNOWAIT: until it has ended, and left as it is.
+    call("waitid", libc::SYS_waitid, &[1, pid, 0, 4 | 0x0100_0000, 0])?;
+    let waited = wait(stage);
+    child.wait().map_err(|e| e.to_string())?;
+    waited
+}
+
+/// A process that is no thread but has our memory, as vfork makes.
+fn shared_memory(stage: &mut Stage) -> Result<(), String> {
+    extern "C" fn pause(_: *mut libc::c_void) -> i32 {
+        loop {
+            // SAFETY: takes nothing and touches no memory.
+            unsafe { libc::pause() };
+        }
+    }
+    let stack = Box::leak(vec![0_u8; 64 << 10].into_boxed_slice());
+    let top = stack.as_mut_ptr_range().end.cast();
+    // SAFETY: the stack is nobody else's for ever, and `pause` uses nothing of
+    // what it shares with us.
+    let pid = unsafe { libc::clone(pause, top, libc::CLONE_VM, std::ptr::null_mut()) };
+    if pid < 0 {
+        return Err(format!("clone: {}", std::io::Error::last_os_error()));
+    }
+    let waited = wait(stage);
+    call("kill", libc::SYS_kill, &[pid as u64, libc::SIGKILL as u64])?;
+    const WALL: u64 = 0x4000_0000;
+    call("wait4", libc::SYS_wait4, &[pid as u64, 0, WALL, 0])?;
+    waited
+}
+
+fn namespaces(stage: &mut Stage) -> Result<(), String> {
+    let flags = (libc::CLONE_NEWNET | libc::CLONE_NEWUTS) as u64;
+    call("unshare", libc::SYS_unshare, &[flags])?;
+    wait(stage)
+}
+
+fn keyring(stage: &mut Stage) -> Result<(), String> {
+    const PROCESS: u64 = -2_i64 as u64;
+    call("keyctl", libc::SYS_keyctl, &[0, PROCESS, 1])?;
+    wait(stage)
+}
+
+fn ldt(stage: &mut Stage) -> Result<(), String> {
+    // struct user_desc: entry 0, base, limit, flags (32-bit data).
+    let entry = [0_u32, 0x1000, 0xfff, 1];
+    call("modify_ldt", libc::SYS_modify_ldt, &[1, at(&entry), 16])?;
+    wait(stage)
+}
+
+/// Asks for no port at all.
+fn has_ioperm() -> Result<(), String> {
+    match call("ioperm", libc::SYS_ioperm, &[0, 0, 0]) {
+        Err(e) if e.contains("not implemented") => Err("the kernel has no ioperm".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn ports(stage: &mut Stage) -> Result<(), String> {
+    call("ioperm", libc::SYS_ioperm, &[0x80, 1, 1])?;
+    wait(stage)
+}
+
+fn semaphore(stage: &mut Stage) -> Result<(), String> {
+    let set = call("semget", libc::SYS_semget, &[0, 1, 0o1600])?;
+    // struct sembuf: semaphore 0, up by one, SEM_UNDO.
+    let up = [0_u16, 1, 0x1000];
+    let waited = call("semop", libc::SYS_semop, &[set, at(&up), 1]).and_then(|_| wait(stage));
+    call("semctl", libc::SYS_semctl, &[set, 0, 0])?;
+    waited
+}
+
+/// A timer on the CPU time of our parent.
+fn clock(stage: &mut Stage) -> Result<(), String> {
+    let parent = call("getppid", libc::SYS_getppid, &[])?;
+    let clock = ((!(parent as i32)) << 3) | 2;
+    let (mut event, mut id) = ([0_u32; 16], 0_u32);
+    event[3] = 1;
+    let args = [clock as i64 as u64, at(&event), to(&mut id)];
+    call("timer_create", libc::SYS_timer_create, &args)?;
+    wait(stage)
+}
