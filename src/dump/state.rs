@@ -120,7 +120,7 @@ fn collect_thread(
     Ok(ThreadState {
         tid,
         ns_tids: status.ns_tids.clone(),
-        registers: thread.registers,
+        registers: interrupted::image_registers(thread),
         xstate: xstate::collect(tid)?,
         interrupted: interrupted::classify(task, thread),
         signal_mask: thread.signal_mask(),

@@ -247,7 +247,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let threads = rebuild(ctx, task, mm, opened, &mut child)?;
     memory::seal_shared(ctx, &shmems)?;
     ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
-    let ready = resume::finish(task, child, init, threads)?;
+    let ready = resume::finish(task, mm, child, init, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
     let awaited = ready.awaited();
     opened.0.settle(ctx);

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use icecore_images::mm::MmState;
 use icecore_images::task::{RunState, TaskState};
 use icecore_images::thread::{Registers, ThreadState};
 use rustix::io::Errno;
@@ -40,13 +41,14 @@ pub(crate) struct Ready {
 ///   any more.
 pub(crate) fn finish(
     task: &TaskState,
+    mm: &MmState,
     mut child: Child,
     mut init: Option<Init>,
     threads: Vec<Thread<'_>>,
 ) -> Result<Ready, RestoreError> {
     let mut parked = Vec::new();
     for Thread { mut remote, state } in threads {
-        let registers = sleep::reissue(&child.process, &mut remote, state)?;
+        let registers = sleep::reissue(&child.process, mm, &mut remote, state)?;
         park(&child.process, &mut remote, state, &registers)?;
         parked.push(remote);
     }
@@ -54,7 +56,12 @@ pub(crate) fn finish(
     let exits = leader_has_exited(task);
     let registers = match exits {
         true => None,
-        false => Some(sleep::reissue(&child.process, &mut child.leader, leader)?),
+        false => Some(sleep::reissue(
+            &child.process,
+            mm,
+            &mut child.leader,
+            leader,
+        )?),
     };
     child.move_out()?;
     if let Some(registers) = registers {

@@ -1,20 +1,24 @@
 //! Interrupted system calls: how a thread that slept at the dump sleeps on.
 //!
 //! - A call that the kernel restarts by itself (-ERESTARTSYS and its like in
-//!   `rax`) needs its raw registers only; where its time-out is relative it is
-//!   given the time that remains.
-//! - A call that goes on through a restart block (-ERESTART_RESTARTBLOCK) is
-//!   made again by the thread with the time that remains, an interruption
-//!   already pending: it returns at once and leaves a restart block of the
-//!   kernel's own making, with the thread's own pointers in it.
+//!   `rax`) needs its raw registers only.
+//! - Where its time-out is relative, the call is restarted with the time that
+//!   remains instead: a number in a register, or a timespec below the stack's
+//!   red zone. That holds as well for a call that went on through a restart
+//!   block: while it sleeps, the time left can be told again by another dump,
+//!   which a restart block never does.
+//! - Where there is no stack below, the thread makes the call again with an
+//!   interruption already pending: it returns at once and leaves a restart
+//!   block of the kernel's own making.
 //!
 //! Calls that the kernel never restarts come from the dump marked as if it did.
 
+use icecore_images::mm::MmState;
 use icecore_images::thread::{Interrupted, Registers, ThreadState};
 
 use super::child::Process;
 use crate::error::RestoreError;
-use crate::tracer::interrupted::{ERESTART_RESTARTBLOCK, restarted_call};
+use crate::tracer::interrupted::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, restarted_call};
 use crate::tracer::remote::Remote;
 
 /// Below the stack pointer: the red zone, which is the program's, and room for
@@ -57,20 +61,63 @@ const FUTEX_WAIT: u64 = 0;
 /// registers it goes on with.
 pub(crate) fn reissue(
     process: &Process,
+    mm: &MmState,
     remote: &mut Remote,
     state: &ThreadState,
 ) -> Result<Registers, RestoreError> {
-    let remaining = match state.interrupted {
-        Interrupted::No | Interrupted::Reissue => None,
-        Interrupted::Timed { remaining_ns } => remaining_ns,
+    let registers = &state.registers;
+    let Some((call, mark)) = restarted_call(registers) else {
+        return Ok(*registers);
     };
-    match restarted_call(&state.registers) {
-        Some((call, ERESTART_RESTARTBLOCK)) => {
-            restart_block(process, remote, state, call, remaining)
-        }
-        Some((call, _)) => Ok(with_rest(process, &state.registers, call, remaining)),
-        None => Ok(state.registers),
+    let rest = match state.interrupted {
+        Interrupted::Timed { remaining_ns } => remaining_ns,
+        Interrupted::No | Interrupted::Reissue => None,
+    };
+    match with_rest(process, mm, registers, call, rest)? {
+        Some(registers) => Ok(registers),
+        None if mark == ERESTART_RESTARTBLOCK => restart_block(process, remote, state, call, rest),
+        None => Ok(*registers),
     }
+}
+
+/// Registers with which the kernel makes the call again, for the time that
+/// remains; `None` where that cannot be said in them.
+fn with_rest(
+    process: &Process,
+    mm: &MmState,
+    registers: &Registers,
+    call: i64,
+    rest: Option<u64>,
+) -> Result<Option<Registers>, RestoreError> {
+    let mut args = arguments(registers);
+    let timeout = timeout_of(call, &args);
+    let scratch = registers.rsp.wrapping_sub(BELOW_RED_ZONE) & !15;
+    let Some(rest) = rest.filter(|_| timeout != Timeout::None) else {
+        return Ok(None);
+    };
+    if let Some(timespec) = set_timeout(&mut args, timeout, rest, scratch) {
+        if !is_writable(mm, scratch, timespec.len() as u64) {
+            return Ok(None);
+        }
+        process.write("write the time that remains", scratch, &timespec)?;
+    }
+    let [rdi, rsi, rdx, r10, r8, r9] = args;
+    Ok(Some(Registers {
+        rdi,
+        rsi,
+        rdx,
+        r10,
+        r8,
+        r9,
+        rax: ERESTARTNOHAND as u64,
+        ..*registers
+    }))
+}
+
+fn is_writable(mm: &MmState, at: u64, len: u64) -> bool {
+    let wanted = (libc::PROT_READ | libc::PROT_WRITE) as u32;
+    let mut areas = mm.vmas.iter().filter(|vma| vma.prot & wanted == wanted);
+    areas.any(|vma| vma.start <= at && at <= vma.end - len && !vma.shared)
 }
 
 /// Lets the thread make its call again, so that the kernel has a restart block
@@ -80,15 +127,15 @@ fn restart_block(
     remote: &mut Remote,
     state: &ThreadState,
     call: i64,
-    remaining: Option<u64>,
+    rest: Option<u64>,
 ) -> Result<Registers, RestoreError> {
     let mut registers = state.registers;
     let what = format!("make call {call} of thread {} again", state.tid);
     let mut args = arguments(&registers);
-    if let Some(remaining) = remaining {
+    if let Some(rest) = rest {
         let scratch = process.blob()?.script();
         let timeout = timeout_of(call, &args);
-        if let Some(timespec) = set_timeout(&mut args, timeout, remaining, scratch) {
+        if let Some(timespec) = set_timeout(&mut args, timeout, rest, scratch) {
             process.write(&what, scratch, &timespec)?;
         }
     }
@@ -96,37 +143,6 @@ fn restart_block(
     // A call that has ended meanwhile gives the thread its result.
     registers.rax = returned.map_err(process.remote(&what))?.value as u64;
     Ok(registers)
-}
-
-/// Registers with which the kernel makes the call again, for the time that
-/// remains.
-fn with_rest(
-    process: &Process,
-    registers: &Registers,
-    call: i64,
-    remaining: Option<u64>,
-) -> Registers {
-    let Some(remaining) = remaining else {
-        return *registers;
-    };
-    let mut args = arguments(registers);
-    let scratch = registers.rsp.wrapping_sub(BELOW_RED_ZONE) & !15;
-    let timeout = timeout_of(call, &args);
-    if let Some(timespec) = set_timeout(&mut args, timeout, remaining, scratch)
-        && process.memory.write(scratch, &timespec).is_err()
-    {
-        return *registers; // no stack below: the wait starts anew
-    }
-    let [rdi, rsi, rdx, r10, r8, r9] = args;
-    Registers {
-        rdi,
-        rsi,
-        rdx,
-        r10,
-        r8,
-        r9,
-        ..*registers
-    }
 }
 
 fn arguments(r: &Registers) -> [u64; 6] {

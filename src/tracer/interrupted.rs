@@ -75,6 +75,17 @@ fn never_restarted(nr: i64) -> bool {
     )
 }
 
+/// The thread's registers for its image. A call that restart_syscall continues
+/// is written down as what it is: the kernel's memory of it stays behind.
+pub fn image_registers(thread: &FrozenThread) -> Registers {
+    let mut registers = thread.registers;
+    let continued = registers.orig_rax as i64 == libc::SYS_restart_syscall;
+    if let Some(asleep) = thread.asleep.filter(|_| continued) {
+        registers.orig_rax = asleep.nr as u64;
+    }
+    registers
+}
+
 /// How the call the thread was caught in goes on, for its image.
 pub fn classify(task: &FrozenTask, thread: &FrozenThread) -> Interrupted {
     let Some((_, mark)) = restarted_call(&thread.registers) else {
