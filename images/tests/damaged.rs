@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use icecore_images::{Image, ReadError};
 
 /// Number of images damaged.
-const IMAGES: u64 = 1000;
+const IMAGES: u64 = 500;
 
 /// Opens it and reads it all.
 fn read(dir: &Path) -> Result<(), Vec<ReadError>> {

@@ -65,7 +65,7 @@ fn extents() -> impl Strategy<Value = Vec<PageExtent>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn metadata(
