@@ -59,6 +59,7 @@ mod check;
 mod inside;
 mod leftovers;
 mod machine;
+mod oom;
 mod stopwatch;
 
 use std::time::Instant;
@@ -90,6 +91,7 @@ pub(crate) use check::blockers;
 pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
     on_thread_of_its_own(|| {
         let start = Instant::now();
+        let _first_to_go = oom::FirstToGo::now();
         tell(options, Stage::PreDump)?;
         let (writer, guardian) = leftovers::open_image(options)?;
         let mut frozen = freeze(options)?;
