@@ -1,8 +1,9 @@
-//! What is set through files of /proc: oom_score_adj and autogroup by
-//! icecore, loginuid by the new process itself, as nobody else
-//! may. All of it before its root, credentials and session's others matter.
+//! What is set through files of /proc: oom_score_adj and autogroup by icecore,
+//! loginuid by the new process itself, as nobody else may. All of it before the
+//! process has the task's root and credentials.
 
 use std::io;
+use std::sync::atomic::AtomicU8;
 
 use icecore_images::task::TaskState;
 
@@ -49,17 +50,17 @@ pub(super) fn restore(
     }
 }
 
-/// The path, where the new process has it too: it is a copy of this one.
+/// What the new process has at the same place, being a copy of this one: the
+/// path, and room for a number.
 static LOGIN_UID_FILE: &std::ffi::CStr = c"/proc/self/loginuid";
+static NUMBER: [AtomicU8; 16] = [const { AtomicU8::new(0) }; 16];
 
 fn set_login_uid(uid: u32, child: &mut Child) -> Result<(), RestoreError> {
     let text = uid.to_string();
     let path = LOGIN_UID_FILE.as_ptr() as u64;
     let open = [libc::AT_FDCWD as u64, path, libc::O_RDWR as u64];
     let fd = child.syscall("open its loginuid", libc::SYS_openat, &open)?;
-    // A place of ours that nobody needs in the copy.
-    let at = Box::new([0_u8; 16]);
-    let at = std::ptr::from_ref(at.as_ref()) as u64;
+    let at = NUMBER.as_ptr() as u64;
     child
         .process
         .write("prepare its loginuid", at, text.as_bytes())?;

@@ -14,6 +14,10 @@ pub(crate) fn victims() -> Vec<Victim> {
         }),
         Victim::new("creds-of-a-user", user),
         Victim::new("creds-dumpable-again", dumpable_again),
+        Victim::new("login-uid", login_uid).check(|outside| match outside.get("loginuid") {
+            Some("4242") => Ok(()),
+            other => Err(format!("loginuid is {other:?}")),
+        }),
     ]
 }
 
@@ -107,5 +111,11 @@ fn dumpable_again(stage: &mut Stage) -> Result<(), String> {
             return Err("became root".to_owned());
         }
     }
+    Ok(())
+}
+
+fn login_uid(stage: &mut Stage) -> Result<(), String> {
+    std::fs::write("/proc/self/loginuid", "4242").map_err(|e| format!("loginuid: {e}"))?;
+    while stage.next()? {}
     Ok(())
 }
