@@ -7,7 +7,7 @@
 //! description, and F_NOTIFY (dnotify).
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use icecore_images::files::{FdEntry, FdTable, FileKind, OpenFile};
 use icecore_images::ids::{DescriptionId, FdTableId, FsId};
@@ -34,7 +34,8 @@ pub(super) struct Collection<'a> {
     /// A descriptor (by index) of each description, the one of the lowest
     /// number, by id.
     pub(super) first: Vec<usize>,
-    pub(super) pipes: Vec<pipe::Ends>,
+    /// By device and inode.
+    pub(super) pipes: BTreeMap<(u64, u64), pipe::Ends>,
 }
 
 /// Describes the task's descriptors and notes every one that cannot be
@@ -55,7 +56,7 @@ pub(crate) fn collect(
         descriptors,
         descriptions,
         first,
-        pipes: Vec::new(),
+        pipes: BTreeMap::new(),
     };
     describe_all(ctx, &mut collection)?;
     let id = FdTableId(ctx.tables.fd_tables.len() as u32);

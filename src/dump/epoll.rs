@@ -1,5 +1,7 @@
 //! epoll(7).
 
+use std::collections::HashMap;
+
 use icecore_images::epoll::{EpollState, EpollTarget};
 use icecore_images::files::FileKind;
 use icecore_images::ids::DescriptionId;
@@ -20,10 +22,11 @@ pub(super) fn describe(
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
     let mut targets = Vec::new();
-    for (at, info) in d.info.epoll.iter().enumerate() {
-        // Several registrations of one number differ by the description.
-        let earlier = d.info.epoll[..at].iter();
-        let index = earlier.filter(|other| other.fd == info.fd).count() as u32;
+    // Several registrations of one number differ by the description.
+    let mut earlier: HashMap<u32, u32> = HashMap::new();
+    for info in &d.info.epoll {
+        let count = earlier.entry(info.fd).or_default();
+        let index = std::mem::replace(count, *count + 1);
         match find(all, d, info, index).map_err(|e| d.error("epoll registrations", e))? {
             Some(description) => targets.push(EpollTarget {
                 fd: info.fd,

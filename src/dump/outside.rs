@@ -55,7 +55,7 @@ pub(super) fn list(holders: &[Holder]) -> String {
 pub(super) fn pipe_holders(
     pipes: &[((u64, u64), &str)],
     task: u32,
-    ours: &[u32],
+    ours: &HashSet<u32>,
 ) -> HashMap<(u64, u64), Vec<Holder>> {
     let names: HashSet<&[u8]> = pipes.iter().map(|(_, name)| name.as_bytes()).collect();
     let keys: HashSet<(u64, u64)> = pipes.iter().map(|(key, _)| *key).collect();

@@ -5,7 +5,7 @@
 //! are is found by looking through `/proc/*/fd`, and whether the other end is
 //! held by somebody who cannot be seen, by poll(2).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -48,20 +48,17 @@ pub(super) fn describe(
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
     let key = (d.meta.dev(), d.meta.ino());
-    let known = all.pipes.iter().position(|p| p.key == key);
-    let index = match known {
-        Some(index) => index,
-        None => match start(ctx, all, at)? {
-            Some(ends) => {
-                all.pipes.push(ends);
-                all.pipes.len() - 1
-            }
+    if !all.pipes.contains_key(&key) {
+        match start(ctx, all, at)? {
+            Some(ends) => all.pipes.insert(key, ends),
             None => return Ok(None),
-        },
-    };
+        };
+    }
     let d = &all.descriptors[at];
     let duplicate = all.table.duplicate(d)?;
-    let ends = &mut all.pipes[index];
+    let Some(ends) = all.pipes.get_mut(&key) else {
+        return Ok(None);
+    };
     if d.writes() {
         ends.packets |= d.flags() & libc::O_DIRECT as u32 != 0;
         ends.writer
@@ -114,7 +111,11 @@ fn start(
 }
 
 /// Reads the queues, and refuses pipes that are held outside.
-pub(super) fn finish(ctx: &mut DumpContext<'_>, pid: u32, pipes: &[Ends]) -> Result<(), DumpError> {
+pub(super) fn finish(
+    ctx: &mut DumpContext<'_>,
+    pid: u32,
+    pipes: &BTreeMap<(u64, u64), Ends>,
+) -> Result<(), DumpError> {
     if pipes.is_empty() {
         return Ok(());
     }
@@ -123,10 +124,10 @@ pub(super) fn finish(ctx: &mut DumpContext<'_>, pid: u32, pipes: &[Ends]) -> Res
         let fds = [&ends.reader, &ends.writer];
         fds.map(|fd| fd.as_ref().map(|fd| fd.as_raw_fd() as u32))
     };
-    let ours: Vec<u32> = pipes.iter().flat_map(ours).flatten().collect();
-    let keys: Vec<_> = pipes.iter().map(|p| (p.key, p.named.as_str())).collect();
+    let ours: HashSet<u32> = pipes.values().flat_map(ours).flatten().collect();
+    let keys: Vec<_> = pipes.values().map(|p| (p.key, p.named.as_str())).collect();
     let holders = outside::pipe_holders(&keys, pid, &ours);
-    for ends in pipes {
+    for ends in pipes.values() {
         if let Some(problem) = outside_problem(ends, &holders) {
             let help = "--outside pipe=keep|reconnect|close|auto (not supported yet)";
             ctx.block(ends.place.clone(), problem, Some(help));

@@ -2,6 +2,7 @@
 //! anything is created.
 
 use icecore_images::files::{FileKind, OpenFile};
+use icecore_images::ids::DescriptionId;
 use icecore_images::regular::FileRef;
 use rustix::thread::CapabilitySet;
 
@@ -75,12 +76,8 @@ fn plan_file(ctx: &mut RestoreContext<'_>, file: &OpenFile) {
         }
         FileKind::Epoll(state) => {
             let tables = &ctx.image.fd_tables;
-            let own = |id| {
-                ctx.image
-                    .files
-                    .iter()
-                    .any(|f| f.id == id && in_task::is_own(f))
-            };
+            let file = |id: DescriptionId| ctx.image.files.get(id.0 as usize);
+            let own = |id| file(id).is_some_and(in_task::is_own);
             let lost = state.targets.iter().any(|target| {
                 own(target.description) && tables.iter().any(|t| epoll::is_stale(t, target))
             });

@@ -15,7 +15,7 @@
 //! - limits are set, and seccomp filters installed, after descriptors are
 //!   placed; owners are set after credentials, which they remember.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use icecore_images::files::{FdEntry, FdTable, FileKind, OpenFile};

@@ -68,11 +68,15 @@ pub(super) fn open_early(
 /// Opens what needs the task's threads, with everything else in place.
 pub(super) fn open_late(ctx: &RestoreContext<'_>, table: &FdTable, script: &mut Script) {
     let pid = owner(ctx, table);
-    let late = |id| {
-        let mut own = ctx.image.files.iter().filter(|file| is_own(file));
-        own.any(|file| file.id == id && needs_threads(file, pid))
-    };
-    let placed = table.entries.iter().filter(|e| !late(e.description));
+    let own = ctx.image.files.iter().filter(|file| is_own(file));
+    let late: BTreeSet<DescriptionId> = own
+        .filter(|file| needs_threads(file, pid))
+        .map(|file| file.id)
+        .collect();
+    let placed = table
+        .entries
+        .iter()
+        .filter(|e| !late.contains(&e.description));
     open_those(ctx, table, placed.map(|e| e.fd).collect(), script, true);
 }
 
