@@ -12,6 +12,7 @@ use super::{
     RestoreContext, device, epoll, file_ref, fs_state, ghost, in_task, limit, pipe, timerfd,
 };
 use crate::blocker::Place;
+use crate::kernel::fcntl::F_OWNER_PGRP;
 use crate::options::PidPolicy;
 
 /// Notes every obstacle.
@@ -143,12 +144,22 @@ fn plan_numbers(ctx: &mut RestoreContext<'_>) {
 /// Descriptors icecore holds for itself.
 const SPARE: usize = 64;
 
-/// Pids inside descriptors.
+/// What cannot follow the task to a new pid: a process group, which keeps its
+/// number, and a thread. Its own pid is told anew.
 fn plan_new_pid(ctx: &mut RestoreContext<'_>) {
-    for file in &ctx.image.files {
-        let owned = file.owner.is_some_and(|owner| owner.id != 0);
-        if matches!(file.kind, FileKind::PidFd(_)) || owned {
-            let problem = format!("{} knows the task by its pid", name(file));
+    let image = ctx.image;
+    let own = |id: i32| {
+        image
+            .tasks
+            .iter()
+            .any(|t| i64::from(t.pid) == i64::from(id))
+    };
+    for file in &image.files {
+        let Some(owner) = file.owner.filter(|owner| owner.id != 0) else {
+            continue;
+        };
+        if owner.kind == F_OWNER_PGRP || !own(owner.id) {
+            let problem = format!("signals of {} go to {} by its number", name(file), owner.id);
             let help = "restore with `--pids same` or `--pids ns`";
             ctx.obstacle(Place::Machine, problem, Some(help));
         }

@@ -228,7 +228,7 @@ pub(crate) fn finish(
         if let FileKind::TimerFd(state) = &file.kind {
             timerfd::arm(ctx, fd, state, script);
         }
-        owner::set(fd, file, script);
+        owner::set(ctx, fd, file, script);
     }
 }
 

@@ -99,7 +99,7 @@ fn open_those(
             continue;
         }
         let number = (0..).find(|n| !taken.contains(n)).unwrap_or(u32::MAX);
-        open(file, script);
+        open(ctx, file, script);
         if file.position != 0 {
             let args = values([number.into(), file.position, 0]);
             script.call(
@@ -114,12 +114,12 @@ fn open_those(
     }
 }
 
-fn open(file: &OpenFile, script: &mut Script) {
+fn open(ctx: &RestoreContext<'_>, file: &OpenFile, script: &mut Script) {
     match &file.kind {
         FileKind::PidFd(state) => {
             // PIDFD_NONBLOCK and PIDFD_THREAD are O_NONBLOCK and O_EXCL.
             let flags = file.flags & (libc::O_NONBLOCK | libc::O_EXCL) as u32;
-            let args = values([state.pid.into(), flags.into()]);
+            let args = values([ctx.id_now(state.pid).into(), flags.into()]);
             script.call("open a pidfd", libc::SYS_pidfd_open as u32, args);
         }
         FileKind::Proc(state) => {

@@ -2,19 +2,25 @@
 
 use icecore_images::files::OpenFile;
 
+use super::RestoreContext;
 use super::descriptors::values;
-use crate::kernel::fcntl::{F_SETOWN_EX, F_SETSIG};
+use crate::kernel::fcntl::{F_OWNER_PGRP, F_SETOWN_EX, F_SETSIG};
 use crate::tracer::{Arg, Script};
 
 /// Sets the owner of the description that the task has as `fd`. It remembers
 /// the credentials of whoever sets it, so this is done when the task has its
 /// own; the number is the one that a signal's siginfo tells.
-pub(super) fn set(fd: u32, file: &OpenFile, script: &mut Script) {
+pub(super) fn set(ctx: &RestoreContext<'_>, fd: u32, file: &OpenFile, script: &mut Script) {
     let number = u64::from(fd);
     if let Some(owner) = &file.owner {
         if owner.id != 0 {
+            // A process group keeps its number.
+            let id = match owner.kind {
+                F_OWNER_PGRP => owner.id,
+                _ => ctx.id_now(owner.id as u32) as i32,
+            };
             let mut bytes = owner.kind.to_le_bytes().to_vec();
-            bytes.extend(owner.id.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
             let address = script.bytes(&bytes);
             let command = Arg::Value(F_SETOWN_EX.into());
             let args = [Arg::Value(number), command, address.into()];
