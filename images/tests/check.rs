@@ -133,6 +133,14 @@ fn what_a_restore_would_trip_over() {
              4611686018427387903",
         ),
         (
+            |c| c.ghosts[0].uid = u32::MAX,
+            "deleted file 0: user or group id 4294967295 is not within 0 to 4294967294",
+        ),
+        (
+            |c| c.tasks[0].threads[0].creds.uids[2] = u32::MAX,
+            "thread 1234: user or group id 4294967295 is not within 0 to 4294967294",
+        ),
+        (
             |c| c.files[2].flags |= 0o1_000,
             "open file description 2: flags has the unknown value 0x200",
         ),

@@ -1,6 +1,6 @@
 //! Files by name and open file descriptions.
 
-use super::numbers::{bits, count, id, offset, path, pid, refers, within};
+use super::numbers::{bits, count, id, offset, owners, path, pid, refers, within};
 use super::problem::{At, CheckError, Found, Object, Problem};
 use super::{MAX_FD, timers};
 use crate::checkpoint::Checkpoint;
@@ -109,6 +109,7 @@ fn device(image: &Checkpoint, device: &DeviceState) -> Found {
 fn file_owner(owner: &FileOwner) -> Found {
     within("owner kind", owner.kind, 0..=2)?;
     within("owner", owner.id, 0..=super::MAX_PID as i32)?;
+    owners(&[owner.uids.0, owner.uids.1])?;
     within("owner's signal", owner.signal, 0..=64)
 }
 

@@ -120,6 +120,12 @@ pub(super) fn signal(value: u32) -> Found {
     within("signal", value, 1..=64)
 }
 
+/// User or group ids: all ones means "no change" to the kernel, and is nobody's.
+pub(super) fn owners(ids: &[u32]) -> Found {
+    ids.iter()
+        .try_for_each(|id| within("user or group id", *id, 0..=u32::MAX - 1))
+}
+
 /// An absolute path.
 pub(super) fn path(what: &'static str, path: &ByteString) -> Found {
     let bytes = &path.0;

@@ -2,7 +2,7 @@
 //! fs structs.
 
 use super::files::{DIRECTORY, FIFO, REGULAR, file_ref, file_type};
-use super::numbers::{bits, count, huge_page_size, id, offset, path, text};
+use super::numbers::{bits, count, huge_page_size, id, offset, owners, path, text};
 use super::pages::extents_of;
 use super::problem::{At, CheckError, Found, Object, Problem};
 use crate::checkpoint::Checkpoint;
@@ -24,6 +24,7 @@ pub(super) fn check_ghosts(image: &Checkpoint) -> Result<(), CheckError> {
 fn ghost_file(image: &Checkpoint, ghost: &GhostFile) -> Found {
     path("its last name", &ghost.path)?;
     file_type("a deleted file", ghost.mode, &[REGULAR, DIRECTORY, FIFO])?;
+    owners(&[ghost.uid, ghost.gid])?;
     offset("size", ghost.size)?;
     count("extended attributes", ghost.xattrs.len(), 0..=4096)?;
     for (name, value) in &ghost.xattrs {
@@ -52,8 +53,10 @@ fn shmem_object(image: &Checkpoint, shmem: &ShmemState) -> Found {
             seals,
             huge_page_size: huge,
             mode,
-            ..
+            uid,
+            gid,
         } => {
+            owners(&[*uid, *gid])?;
             // NAME_MAX less "memfd:".
             text("name", name, 249)?;
             bits("seals", u64::from(*seals), 0x3f)?;
@@ -79,6 +82,7 @@ fn one_pipe(image: &Checkpoint, pipe: &PipeState) -> Found {
     if let Some(fifo) = &pipe.fifo {
         file_ref(image, "a FIFO", fifo, &[FIFO])?;
     }
+    owners(&[pipe.uid, pipe.gid])?;
     let capacity = u64::from(pipe.capacity);
     if !capacity.is_power_of_two() || capacity < PAGE_SIZE {
         let (what, value) = ("capacity", capacity);

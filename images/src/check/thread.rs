@@ -1,9 +1,10 @@
 //! Threads.
 
-use super::numbers::{address, bits, count, ns_pids, one_of, pid, refers, text, within};
+use super::numbers::{address, bits, count, ns_pids, one_of, owners, pid, refers, text, within};
 use super::problem::Found;
 use super::{signals, vma, xstate};
 use crate::checkpoint::Checkpoint;
+use crate::creds::CredsState;
 use crate::prctl::ThreadControls;
 use crate::sched::SchedState;
 use crate::seccomp::SeccompState;
@@ -16,8 +17,7 @@ pub(super) fn check(image: &Checkpoint, thread: &ThreadState) -> Found {
     registers(&thread.registers)?;
     xstate::check(&thread.xstate)?;
     signals::pending(&thread.pending)?;
-    count("groups", thread.creds.groups.len(), 0..=1 << 16)?;
-    bits("securebits", u64::from(thread.creds.securebits), 0xff)?;
+    creds(&thread.creds)?;
     if let Some(rseq) = &thread.rseq {
         address("rseq area", rseq.address)?;
     }
@@ -34,6 +34,14 @@ fn registers(r: &Registers) -> Found {
     address("fs_base", r.fs_base)?;
     address("gs_base", r.gs_base)?;
     address("rip", r.rip)
+}
+
+fn creds(creds: &CredsState) -> Found {
+    owners(&creds.uids)?;
+    owners(&creds.gids)?;
+    owners(&creds.groups)?;
+    count("groups", creds.groups.len(), 0..=1 << 16)?;
+    bits("securebits", u64::from(creds.securebits), 0xff)
 }
 
 fn seccomp(image: &Checkpoint, seccomp: &SeccompState) -> Found {
