@@ -120,8 +120,10 @@ impl RestoreArgs {
             .awaited
             .and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let child = child.filter(|_| stays);
-        if let Some(pid) = child {
-            signals::forward_to(pid)?;
+        // To the task itself: the init of a namespace takes no signals.
+        let task = report.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        if let Some(task) = task.filter(|_| stays) {
+            signals::forward_to(task)?;
         }
         drop(caught);
         let pidfile = self.pidfile.as_ref().map(|name| self.images_dir.join(name));

@@ -12,7 +12,7 @@ use crate::error::RestoreError;
 use crate::kernel::clone3::CloneArgs;
 use crate::kernel::{maps, vdso};
 use crate::tracer::remote::{Pace, Remote, RemoteError, RemoteMemory, Returned, kill_and_reap};
-use crate::tracer::{Outcome, Script, peek};
+use crate::tracer::{Outcome, Script, fault, peek};
 
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
@@ -37,6 +37,8 @@ pub(crate) struct Process {
     blob: Option<Blob>,
     gate: u64,
     guard: Guard,
+    /// A parent of ours that goes when this does; after `guard`.
+    parent: Option<Box<Child>>,
 }
 
 /// Kills a process and waits until it is gone, unless it is disarmed.
@@ -68,6 +70,7 @@ impl Child {
             blob: None,
             gate,
             guard,
+            parent: None,
         };
         Ok(Self { leader, process })
     }
@@ -79,6 +82,23 @@ impl Child {
         child.process.blob = self.process.blob;
         child.process.gate = self.process.gate;
         Ok(child)
+    }
+
+    /// Has the kernel reap the children of the process; `scratch` is 32 bytes.
+    pub(crate) fn ignore_children(&mut self, scratch: u64) -> Result<(), RestoreError> {
+        const WHAT: &str = "ignore SIGCHLD";
+        let mut action = [0; 32];
+        action[0] = libc::SIG_IGN as u8;
+        self.process.write(WHAT, scratch, &action)?;
+        let args = [libc::SIGCHLD as u64, scratch, 0, 8];
+        self.syscall(WHAT, libc::SYS_rt_sigaction, &args)?;
+        Ok(())
+    }
+
+    /// Has `parent` live until this process is let go or gone.
+    pub(crate) fn keep(mut self, parent: Child) -> Self {
+        self.process.parent = Some(Box::new(parent));
+        self
     }
 
     /// Stack of icecore's that the process has a copy of and does not use.
@@ -190,6 +210,7 @@ impl Child {
         nr: libc::c_long,
         args: &[u64],
     ) -> Result<Returned, RestoreError> {
+        self.process.fault(what)?;
         let returned = self.leader.syscall(self.process.gate, nr as u32, args);
         returned.map_err(self.process.remote(what))
     }
@@ -238,6 +259,7 @@ impl Process {
         script: &Script,
         pace: Pace,
     ) -> Result<Outcome, RestoreError> {
+        self.fault(stage)?;
         let blob = self.blob()?;
         let failed = |source| self.remote(stage)(source);
         // The result of the last call is not written back at the careful pace.
@@ -263,6 +285,14 @@ impl Process {
     /// Writes into the process's memory, whatever the protection there.
     pub(crate) fn write(&self, what: &str, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
         self.memory.write(at, bytes).map_err(self.remote(what))
+    }
+
+    /// Where a test lets a step fail.
+    pub(crate) fn fault(&self, what: &str) -> Result<(), RestoreError> {
+        match fault::fails(fault::Kind::Restore) {
+            true => Err(self.step(what)(Errno::IO)),
+            false => Ok(()),
+        }
     }
 
     /// An error of remote control.

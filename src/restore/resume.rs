@@ -86,6 +86,7 @@ fn park(
     registers: &Registers,
 ) -> Result<(), RestoreError> {
     let tid = state.tid;
+    process.fault("set the registers")?;
     let failed = |what: &str| process.remote(&format!("{what} of thread {tid}"));
     let refused = |what: &str| {
         let step = process.step(&format!("{what} of thread {tid}"));

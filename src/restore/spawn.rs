@@ -19,9 +19,10 @@ use crate::tracer::remote::{Remote, kill_and_reap};
 /// All its signals are blocked, as the calling thread's are. `flags` are
 /// CLONE_NEWPID and CLONE_NEWNS, or none.
 ///
-/// One that is to be on its own is made by a helper that ends at once, so that
-/// it never was a child of ours: we leave no zombie to our caller, and a
-/// parent-death signal of the task is not sent when we end.
+/// One that is to be on its own is made by a helper and never is a child of
+/// ours: we leave no zombie to our caller. The helper ignores SIGCHLD and stays
+/// until the task is let go, so that one that fails leaves no zombie to init
+/// either; where the task asks for a parent-death signal it ends before that.
 pub(crate) fn spawn(
     ctx: &RestoreContext<'_>,
     pid: u32,
@@ -43,8 +44,13 @@ pub(crate) fn spawn(
         ..CloneArgs::default()
     };
     let scratch = helper.stack_below();
+    helper.ignore_children(scratch)?;
     let remote = helper.create("create the process", scratch, set_tid, args)?;
-    Child::new(pid, remote)
+    let child = Child::new(pid, remote)?;
+    match super::has_parent_death_signal(ctx.image) {
+        true => Ok(child),
+        false => Ok(child.keep(helper)),
+    }
 }
 
 fn spawn_here(

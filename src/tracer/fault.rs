@@ -1,7 +1,8 @@
 //! Points at which a test kills icecore: `ICECORE_FAULT=KIND:N` in the
 //! environment makes it end itself with SIGKILL right before its Nth ptrace
-//! request (`ptrace`) or its Nth step of writing (`write`). Only in builds with
-//! debug assertions; elsewhere the points are nothing.
+//! request (`ptrace`) or its Nth step of writing (`write`), and fails its Nth step
+//! of rebuilding a task (`restore`). Only in builds with debug assertions;
+//! elsewhere the points are nothing.
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,15 +11,30 @@ pub enum Kind {
     Ptrace,
     /// Steps of writing an image.
     Write,
+    /// Steps of rebuilding a task.
+    Restore,
 }
 
 /// A point is passed.
-#[cfg(not(debug_assertions))]
-pub fn point(_: Kind) {}
-
-/// A point is passed.
-#[cfg(debug_assertions)]
 pub fn point(kind: Kind) {
+    if reached(kind) {
+        // SAFETY: kill and getpid touch no memory.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+}
+
+/// A point is passed; says whether what comes is to fail.
+pub fn fails(kind: Kind) -> bool {
+    reached(kind)
+}
+
+#[cfg(not(debug_assertions))]
+fn reached(_: Kind) -> bool {
+    false
+}
+
+#[cfg(debug_assertions)]
+fn reached(kind: Kind) -> bool {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,12 +43,9 @@ pub fn point(kind: Kind) {
     static WANTED: OnceLock<Option<(Kind, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
 
-    let Some((wanted, at)) = WANTED.get_or_init(wanted) else {
-        return;
-    };
-    if *wanted == kind && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *at {
-        // SAFETY: kill and getpid touch no memory.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    match WANTED.get_or_init(wanted) {
+        Some((wanted, at)) if *wanted == kind => PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *at,
+        _ => false,
     }
 }
 
@@ -43,6 +56,7 @@ fn wanted() -> Option<(Kind, u64)> {
     let kind = match kind {
         "ptrace" => Kind::Ptrace,
         "write" => Kind::Write,
+        "restore" => Kind::Restore,
         _ => return None,
     };
     Some((kind, at.parse().ok()?))
