@@ -115,11 +115,17 @@ fn a_restore_that_fails_at_any_step_leaves_nothing() -> Result {
             let running = restore.start()?;
             let icecore = running.pid();
             // In the foreground a restore that comes through stays.
-            let ended = wait::until("the end or the task", wait::LIMIT, || {
-                let tracer = status_line(pid, "TracerPid").unwrap_or_default();
-                let lives = tracer.ends_with("\t0") && parent(pid) == Ok(icecore);
-                Ok((lives || state(icecore)? == 'Z').then_some(!lives))
-            })?;
+            let ended = wait::until(
+                &format!("{args:?} step {step}: end or task"),
+                wait::LIMIT,
+                || {
+                    let tracer = status_line(pid, "TracerPid").unwrap_or_default();
+                    // A child that has not been taken over is still called icecore.
+                    let perl = status_line(pid, "Name").is_ok_and(|name| name.ends_with("perl"));
+                    let lives = perl && tracer.ends_with("\t0") && parent(pid) == Ok(icecore);
+                    Ok((lives || state(icecore)? == 'Z').then_some(!lives))
+                },
+            )?;
             if !ended {
                 end(pid);
                 break;
@@ -185,13 +191,16 @@ fn a_killed_restore_leaves_nothing_or_all() -> Result {
 
 /// Whether the process lives once everything that is to die has died.
 fn lives(pid: u32) -> Result<bool> {
+    let mut seen_alive = 0;
     wait::until("a decision", wait::LIMIT, || {
         let _ = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG);
         let Ok(tracer) = status_line(pid, "TracerPid") else {
             return Ok(Some(false));
         };
-        let runs = tracer.ends_with("\t0") && matches!(state(pid), Ok('S' | 'R'));
-        Ok(runs.then_some(true))
+        // The kernel lets go of a tracee before it kills it.
+        let alive = tracer.ends_with("\t0") && matches!(state(pid), Ok('S' | 'R'));
+        seen_alive = if alive { seen_alive + 1 } else { 0 };
+        Ok((seen_alive > 10).then_some(true))
     })
 }
 

@@ -229,6 +229,8 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     ctx.clocks_since = Instant::now();
 
     let spawning = Instant::now();
+    // In this order: on an error the init goes last, as its end waits for its
+    // tree's.
     let (init, mut child) = match ctx.options.pids {
         PidPolicy::Namespace => {
             let room = Scripts::new(ctx, task, mm, opened).room();
@@ -247,7 +249,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let threads = rebuild(ctx, task, mm, opened, &mut child)?;
     memory::seal_shared(ctx, &shmems)?;
     ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
-    let ready = resume::finish(task, mm, child, init, threads)?;
+    let ready = resume::finish(task, mm, init, child, threads)?;
     ctx.stage(Stage::PreResume, Some(ready.pid()))?;
     let awaited = ready.awaited();
     opened.0.settle(ctx);

@@ -39,11 +39,14 @@ pub(crate) struct Ready {
 /// - the other threads stand still outside of the restorer before it goes;
 /// - raw registers that restart a call are put back where no call is under way
 ///   any more.
+///
+/// (`init` is declared before `child`, so that on an error it is dropped after
+/// it: the end of an init waits for its tree's.)
 pub(crate) fn finish(
     task: &TaskState,
     mm: &MmState,
-    mut child: Child,
     mut init: Option<Init>,
+    mut child: Child,
     threads: Vec<Thread<'_>>,
 ) -> Result<Ready, RestoreError> {
     let mut parked = Vec::new();
@@ -128,11 +131,12 @@ impl Ready {
     /// restored, whatever becomes of us. It is left stopped if it had been, or if
     /// `stopped` is wanted.
     pub(crate) fn let_go(self, task: &TaskState, stopped: bool) -> Result<u32, RestoreError> {
+        // The init first, so that on an error it is dropped last.
         let Ready {
+            init,
             child,
             threads,
             leader_exits,
-            init,
         } = self;
         let pid = child.process.pid;
         let stopped = stopped || matches!(task.run, RunState::Stopped { .. });

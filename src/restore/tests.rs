@@ -163,7 +163,7 @@ fn process_with(code: &[u8]) -> Child {
 }
 
 fn let_go(task: &TaskState, child: Child, threads: Vec<Thread<'_>>) -> WaitStatus {
-    let ready = resume::finish(task, &memory(), child, None, threads).unwrap();
+    let ready = resume::finish(task, &memory(), None, child, threads).unwrap();
     end_of(ready, task)
 }
 
@@ -318,7 +318,7 @@ fn a_stopped_task_comes_back_stopped() {
     let child = process_with(&EXIT_42);
     let mut task = task(vec![thread(child.process.pid, CODE)]);
     task.run = RunState::Stopped { signal: 20 };
-    let ready = resume::finish(&task, &memory(), child, None, Vec::new()).unwrap();
+    let ready = resume::finish(&task, &memory(), None, child, Vec::new()).unwrap();
     let pid = ready.let_go(&task, false).unwrap();
     let stat = crate::kernel::stat::Stat::read(pid).unwrap();
     assert_eq!(stat.state, b'T');
