@@ -12,7 +12,7 @@
 //! | 16 | | payload: the field, encoded with bincode |
 //!
 //! Growth: a new kind of section is a new minor version; its default for
-//! images that lack it is stated in [`sections`]'s table. A payload whose
+//! images that lack it is stated in the table of sections below. A payload whose
 //! layout changes gets the next section version, and its decoder keeps reading
 //! the old ones.
 
