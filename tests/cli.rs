@@ -476,6 +476,27 @@ mod programs_rely_on {
     }
 
     #[test]
+    fn an_interrupt_that_harms_nobody() -> Result {
+        for stage in ["pre-dump", "post-dump"] {
+            let (scratch, mut target) = (Scratch::new()?, sleeper()?);
+            // The script's parent is icecore.
+            let body = format!("[ $CRTOOLS_SCRIPT_ACTION != {stage} ] || kill -INT $PPID");
+            let script = action_script(&scratch, &body)?;
+            let dump = scratch
+                .dump(target.pid())
+                .arg("--action-script")
+                .arg(script);
+            let done = dump.run()?.expect_failure("cancelled")?;
+            target.alive().map_err(|e| done.describe(&e))?;
+            assert!(
+                !scratch.images().join("manifest").exists(),
+                "{stage}: left an image"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
     fn an_action_script_at_every_stage() -> Result {
         let (scratch, mut target) = (Scratch::new()?, sleeper()?);
         let said = scratch.path().join("said");
@@ -658,6 +679,27 @@ mod a_restored_process {
         let done = scratch.restore().arg("-d").run()?;
         done.expect_failure(&format!("pid {}", target.pid()))?;
         target.alive()
+    }
+
+    #[test]
+    fn joins_our_session_when_it_was_a_shells_job() -> Result {
+        let mut command = Command::new("sleep");
+        quiet(command.arg("300"));
+        let (scratch, mut target) = (Scratch::new()?, Target::spawn(&mut command)?);
+        let done = scratch.dump(target.pid()).run()?;
+        done.expect_failure("its session is that of pid")?;
+        target.dump(&scratch.images(), &["-j"])?;
+        let done = scratch.restore().arg("-d").run()?;
+        done.expect_failure("is not in the image")?;
+        target.restore(&scratch.images(), &["-j"])?;
+        let session = |pid: u32| {
+            let stat = common::icecore::lossy(Path::new(&format!("/proc/{pid}/stat")));
+            stat.rsplit(") ")
+                .next()
+                .and_then(|s| s.split(' ').nth(3).map(str::to_owned))
+        };
+        assert_eq!(session(target.pid()), session(std::process::id()));
+        Ok(())
     }
 
     #[test]

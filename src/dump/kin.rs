@@ -23,6 +23,7 @@ pub(super) fn check(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32]) -> io::Re
     let Some(&tid) = tids.first() else {
         return Ok(());
     };
+    block_session(ctx, pid, &Stat::read(tid)?);
     for other in processes()?.into_iter().filter(|p| *p != pid) {
         block_shared(ctx, pid, tid, other);
         // A process that is gone meanwhile traces and is traced no more.
@@ -57,6 +58,22 @@ fn block_child(ctx: &mut DumpContext<'_>, pid: u32, child: u32) {
         false => format!("it has a child: {}", name(child)),
     };
     ctx.block(Place::Task { pid }, problem, Some(ONE_PROCESS));
+}
+
+/// Who leads neither its session nor asks for another's (`-j`) would wake up in
+/// a session it does not know.
+fn block_session(ctx: &mut DumpContext<'_>, pid: u32, stat: &Stat) {
+    if stat.sid == pid || ctx.options.shell_job {
+        return;
+    }
+    let leader = match Stat::read(stat.sid) {
+        Ok(_) => name(stat.sid),
+        Err(_) => format!("pid {}, which has ended", stat.sid),
+    };
+    let problem = format!("its session is that of {leader}, which is not in the dump");
+    let help = "-j (--shell-job) for dump and restore: it joins icecore's session; or start it \
+                with setsid";
+    ctx.block(Place::Task { pid }, problem, Some(help));
 }
 
 /// What two processes can have in common beyond namespaces. Where kcmp(2) is

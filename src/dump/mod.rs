@@ -101,7 +101,9 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
         guardian
             .dismiss()
             .map_err(|source| DumpError::Guardian { source })?;
-        tell(options, Stage::PostDump).inspect_err(|_| discard(options))?;
+        tell(options, Stage::PostDump)
+            .and_then(|()| go_on(options))
+            .inspect_err(|_| discard(options))?;
         release(&mut ctx, frozen)?;
         ctx.stats.write_us += micros(committed.write);
         ctx.stats.sync_us = micros(committed.sync);
