@@ -51,7 +51,16 @@ fn sleeper() -> Result<Target> {
     let mut command = Command::new("setsid");
     command.args(["sleep", "300"]);
     quiet(&mut command);
-    Target::spawn(&mut command)
+    started(Target::spawn(&mut command)?, "sleep")
+}
+
+/// The target, once it has become the program called `name`.
+fn started(target: Target, name: &str) -> Result<Target> {
+    let comm = PathBuf::from(format!("/proc/{}/comm", target.pid()));
+    common::wait::until("the program to start", common::wait::LIMIT, || {
+        Ok((common::icecore::lossy(&comm).trim_end() == name).then_some(()))
+    })?;
+    Ok(target)
 }
 
 fn quiet(command: &mut Command) {
@@ -169,11 +178,7 @@ mod bad_target {
         ))?;
         let mut command = Command::new("setsid");
         quiet(command.arg(&program));
-        let target = Target::spawn(&mut command)?;
-        let comm = PathBuf::from(format!("/proc/{}/comm", target.pid()));
-        common::wait::until("the program to start", common::wait::LIMIT, || {
-            Ok((common::icecore::lossy(&comm) == "program\n").then_some(()))
-        })?;
+        let target = started(Target::spawn(&mut command)?, "program")?;
         dump_is_refused(target.pid(), "32-bit")
     }
 
@@ -685,7 +690,8 @@ mod a_restored_process {
     fn joins_our_session_when_it_was_a_shells_job() -> Result {
         let mut command = Command::new("sleep");
         quiet(command.arg("300"));
-        let (scratch, mut target) = (Scratch::new()?, Target::spawn(&mut command)?);
+        let (scratch, target) = (Scratch::new()?, Target::spawn(&mut command)?);
+        let mut target = started(target, "sleep")?;
         let done = scratch.dump(target.pid()).run()?;
         done.expect_failure("its session is that of pid")?;
         target.dump(&scratch.images(), &["-j"])?;
@@ -759,7 +765,7 @@ fn check_lists_what_stands_in_the_way_of_a_dump() -> Result {
     let (_stdout, out) = io(std::io::pipe())?;
     let (_stderr, err) = io(std::io::pipe())?;
     command.args(["sleep", "300"]).stdout(out).stderr(err);
-    let mut held = Target::spawn(command.stdin(Stdio::null()))?;
+    let mut held = started(Target::spawn(command.stdin(Stdio::null()))?, "sleep")?;
     let done = check(&held)?.expect_failure("2 things cannot be carried over")?;
     let lists = |fd: u32| {
         done.stderr
