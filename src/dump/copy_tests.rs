@@ -1,5 +1,6 @@
 use super::super::pages::{Contents, Source};
 use super::*;
+use crate::kernel::maps;
 use crate::kernel::process_memory::ProcessMemory;
 use crate::options::DumpOptions;
 
@@ -118,4 +119,34 @@ fn a_cancelled_copy_says_so() {
     let file = tempfile::tempfile().unwrap();
     let error = run(&mut context(&options), &plan, &file).unwrap_err();
     assert!(matches!(error, DumpError::Cancelled), "{error}");
+}
+
+/// On Linux 6.13 and 6.14 page maps show guard pages as swapped ones. To a
+/// reader they are like pages that are not there.
+#[test]
+fn hidden_guard_pages_are_found_by_reading() {
+    let (bytes, start) = memory();
+    let lowest = maps::read_maps(std::process::id()).unwrap()[0].start;
+    let hole = lowest - 4 * PAGE_SIZE;
+    let mut plan = plan(start, tempfile::tempfile().unwrap());
+    let memory = ProcessMemory::open(std::process::id()).unwrap();
+    plan.sources[0].contents = Contents::Memory {
+        memory,
+        hidden_guards: true,
+    };
+    let piece = |start, pages| Piece {
+        source: 0,
+        start,
+        end: start + pages * PAGE_SIZE,
+    };
+    plan.pieces = vec![piece(hole, 2), piece(lowest, 1), piece(start, 3)];
+    let options = DumpOptions::new(1, "/nowhere");
+    let file = tempfile::tempfile().unwrap();
+    let copied = run(&mut context(&options), &plan, &file).unwrap();
+    let guards = [hole, hole + PAGE_SIZE].map(|at| (0, at, at + PAGE_SIZE));
+    assert_eq!(copied.guards, guards);
+    assert_eq!(stored(&copied.extents[0], hole, &file), None);
+    let skip = (start - bytes.as_ptr() as u64) as usize;
+    let second = stored(&copied.extents[0], start + PAGE_SIZE, &file).unwrap();
+    assert!(second == bytes[skip + PAGE..][..PAGE]);
 }

@@ -1,8 +1,11 @@
 //! One area of an address space: what lies behind it, and its attributes.
 
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use icecore_images::mm::{Backing, Vma, VmaFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::DumpContext;
 use super::file_ref::{self, Link};
@@ -147,11 +150,21 @@ fn linked(
     place: Place,
     area: &Area,
 ) -> Result<Option<Backing>, DumpError> {
-    let path = PathBuf::from(format!("/proc/{tid}/map_files/{}", area.map_files_name()));
+    let reached = reach(tid, area).map_err(|source| DumpError::Read {
+        pid: tid,
+        what: format!("the file mapped at {:#x}", area.start),
+        source,
+    })?;
+    let Some(reached) = reached else {
+        let name = String::from_utf8_lossy(&area.name);
+        let problem = format!("the mapped file {name} cannot be reached");
+        ctx.block(place, problem, Some("CAP_CHECKPOINT_RESTORE"));
+        return Ok(None);
+    };
     let link = Link {
         pid: tid,
         place: &place,
-        path: &path,
+        path: &reached.link,
     };
     // VM_SHARED: the open behind a shared area allows writing. Seals take
     // VM_MAYWRITE away all the same.
@@ -180,6 +193,37 @@ fn linked(
         offset,
         writable,
     }))
+}
+
+/// A link of the kernel's that leads to the very file that is mapped.
+struct Reached {
+    link: PathBuf,
+    /// What keeps the link, where it is one of our own.
+    _open: Option<OwnedFd>,
+}
+
+/// The link in `map_files` leads there, but to follow it takes privilege; to
+/// read it does not, and mostly its name still leads to the same file.
+fn reach(tid: u32, area: &Area) -> io::Result<Option<Reached>> {
+    let link = PathBuf::from(format!("/proc/{tid}/map_files/{}", area.map_files_name()));
+    match std::fs::metadata(&link) {
+        Ok(_) => return Ok(Some(Reached { link, _open: None })),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(e) => return Err(e),
+    }
+    let name = std::fs::read_link(&link)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let Ok(open) = rustix::fs::openat(rustix::fs::CWD, name, flags, Mode::empty()) else {
+        return Ok(None);
+    };
+    let stat = rustix::fs::fstat(&open)?;
+    let link = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+    Ok(
+        ((stat.st_dev, stat.st_ino) == (area.device, area.inode)).then_some(Reached {
+            link,
+            _open: Some(open),
+        }),
+    )
 }
 
 const DEV_ZERO: &[u8] = b"/dev/zero";

@@ -28,4 +28,5 @@ pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod sysv_sem;
 pub mod vdso;
+pub mod vma_names;
 pub mod xattr;

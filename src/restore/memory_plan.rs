@@ -13,7 +13,7 @@ use super::file_ref::{self, Check};
 use super::layout::Layout;
 use super::vdso;
 use crate::blocker::Place;
-use crate::kernel::maps;
+use crate::kernel::{maps, vma_names};
 
 /// Areas that a restore needs for itself.
 const SPARE_AREAS: usize = 8;
@@ -33,6 +33,7 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
         forwarding(ctx, task, mm);
         nodes(ctx, task, mm);
         kernel_features(ctx, mm);
+        names(ctx, task, mm);
     }
     huge_pages(ctx);
     privileges(ctx);
@@ -161,6 +162,18 @@ fn kernel_features(ctx: &mut RestoreContext<'_>, mm: &MmState) {
         let problem = "this kernel cannot merge pages, which areas ask for".to_owned();
         let help = "restore on a kernel with CONFIG_KSM";
         ctx.obstacle(Place::Machine, problem, Some(help));
+    }
+}
+
+/// Names are for people: without them the task is the same.
+fn names(ctx: &mut RestoreContext<'_>, task: &TaskState, mm: &MmState) {
+    let named = mm.vmas.iter().filter(|v| v.anon_name.is_some()).count();
+    if named != 0 && !vma_names::are_kept() {
+        ctx.note(format!(
+            "pid {}: this kernel keeps no names of anonymous memory (CONFIG_ANON_VMA_NAME): \
+             {named} are lost",
+            task.pid
+        ));
     }
 }
 
