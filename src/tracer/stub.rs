@@ -173,27 +173,35 @@ impl FrozenTask {
 }
 
 impl super::freeze::FrozenThread {
-    /// Lets the thread run for a moment and freezes it again.
+    /// Lets the thread run for a moment and freezes it again. (One that stood
+    /// in a group-stop when it was seized stops once more before it runs: the
+    /// interruption of the freeze is still to come.)
     fn run_for(&mut self, moment: Duration) -> Result<(), TraceError> {
         let tid = self.tid;
         let gone = || TraceError::from(super::ptrace::Gone { tid });
-        let mut running = self
-            .stopped
-            .take()
-            .ok_or_else(gone)?
-            .resume(Resume::Cont(0))?;
-        std::thread::sleep(moment);
-        running.interrupt()?;
+        let stopped = self.stopped.take().ok_or_else(gone)?;
+        let mut running = stopped.resume(Resume::Cont(0))?;
+        let mut interrupted = false;
         loop {
-            let (stopped, stop) = running.wait()?;
-            match stop {
-                Stop::Event { .. } => {
+            let deadline = Instant::now() + moment;
+            let (stopped, stop) = match running.wait_until(deadline)? {
+                Ok(stopped) => stopped,
+                Err(still) => {
+                    running = still;
+                    running.interrupt()?;
+                    interrupted = true;
+                    continue;
+                }
+            };
+            running = match stop {
+                Stop::Event { .. } if interrupted => {
                     *self = Self::new(stopped, None)?;
                     return Ok(());
                 }
-                Stop::Signal(signal) => running = stopped.resume(Resume::Cont(signal))?,
+                Stop::Event { .. } => stopped.resume(Resume::Cont(0))?,
+                Stop::Signal(signal) => stopped.resume(Resume::Cont(signal))?,
                 stop => return Err(TraceError::Unexpected { tid, stop }),
-            }
+            };
         }
     }
 }

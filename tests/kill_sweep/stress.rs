@@ -1,5 +1,6 @@
 //! What may happen to a dump, other than being killed at a point.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,14 @@ use crate::victim::Victim;
 const SECONDS: u64 = 8;
 
 pub(crate) fn trials() -> impl Iterator<Item = Trial> {
-    let all: [(&str, fn() -> Result<(), String>); 4] = [
+    let all: [(&str, fn() -> Result<(), String>); 7] = [
         ("dumped_all_the_while", dumped_all_the_while),
         ("spawns_threads_all_the_while", spawns_threads),
         ("exits_in_the_middle", exits_in_the_middle),
         ("interrupted_by_sigint", interrupted),
+        ("killed_over_a_stopped_target", killed_over_a_stopped_target),
+        ("left_stopped", left_stopped),
+        ("waits_for_a_vforked_child", waits_for_a_vforked_child),
     ];
     all.into_iter().map(|(name, test)| {
         Trial::test(format!("stress::{name}"), move || {
@@ -121,4 +125,84 @@ fn interrupted() -> Result<(), String> {
     }
     nothing_is_left(&images, true).map_err(|e| dump.describe(&e))?;
     victim.is_unharmed()
+}
+
+/// Whether all threads of the target stand still, by job control.
+fn stands(victim: &Victim) -> Result<(), String> {
+    let stat = format!("/proc/{}/stat", victim.target.pid());
+    wait::until("the target to stand still", Duration::from_secs(5), || {
+        let stat = std::fs::read_to_string(&stat).map_err(|e| e.to_string())?;
+        let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+        Ok((state == Some('T')).then_some(()))
+    })
+}
+
+/// A target that job control has stopped stays stopped, with the stub of a
+/// killed icecore in it, with a thread still inside the stub, and through the
+/// dump after that; told to go on, it does.
+fn killed_over_a_stopped_target() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("nanosleep", dir.path())?;
+    for point in 1.. {
+        victim.target.signal(Signal::STOP)?;
+        stands(&victim)?;
+        let dump = victim.target.dump_command(&images).arg("-R");
+        let dump = dump.env("ICECORE_FAULT", format!("ptrace:{point}")).run()?;
+        let killed = dump.status.signal() == Some(libc::SIGKILL);
+        let context = |e: String| dump.describe(&format!("point {point}: {e}"));
+        stands(&victim).map_err(context)?;
+        nothing_is_left(&images, killed).map_err(context)?;
+        if point % 3 == 0 {
+            victim.target.dump_running(&images, &[]).map_err(context)?;
+            clear(&images)?;
+            stands(&victim).map_err(context)?;
+        }
+        victim.target.signal(Signal::CONT)?;
+        victim.is_unharmed().map_err(context)?;
+        if !killed {
+            dump.expect_success()?;
+            println!(
+                "{} ptrace points over a stopped target: 0 losses",
+                point - 1
+            );
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// `-s` leaves it stopped, and SIGCONT lets it go on.
+fn left_stopped() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("threads", dir.path())?;
+    for _ in 0..3 {
+        let dump = victim.target.dump_command(&images).arg("-s").succeed()?;
+        stands(&victim).map_err(|e| dump.describe(&e))?;
+        clear(&images)?;
+        victim.target.signal(Signal::CONT)?;
+        victim.is_unharmed()?;
+    }
+    Ok(())
+}
+
+/// A parent waiting for the child it has vforked cannot be stopped: it is named
+/// once the time is up, and goes on.
+fn waits_for_a_vforked_child() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::launch("vforking", dir.path())?;
+    victim.beats_on(2)?;
+    let refused = wait::until("a dump between fork and end", wait::LIMIT, || {
+        let dump = victim
+            .target
+            .dump_command(&images)
+            .args(["-R", "--timeout", "1"])
+            .run()?;
+        Ok(dump.stderr.contains("did not stop").then_some(dump))
+    })?;
+    let refused = refused.expect_failure("vforked")?;
+    nothing_is_left(&images, true).map_err(|e| refused.describe(&e))?;
+    victim.beats_on(2)
 }

@@ -27,6 +27,7 @@ pub(crate) const OTHERS: &[(&str, Act)] = &[
     ("spawning", spawning),
     ("big", big),
     ("brief", brief),
+    ("vforking", vforking),
 ];
 
 /// How long each wait of a victim is to take.
@@ -383,4 +384,22 @@ fn brief() -> Result<(), String> {
         return Ok(());
     }
     std::process::exit(0)
+}
+
+/// Waits for one vforked child after the other; each lives for two seconds.
+fn vforking() -> Result<(), String> {
+    let flags = libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is a fork; the child only sleeps and ends.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if child == 0 {
+        let time = timespec(Duration::from_secs(2));
+        // SAFETY: as above.
+        unsafe {
+            libc::nanosleep(&raw const time, std::ptr::null_mut());
+            libc::_exit(0)
+        }
+    }
+    // SAFETY: no status is asked for.
+    let reaped = unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), 0) };
+    check(child > 0 && reaped == child as i32, "vfork")
 }
