@@ -29,7 +29,7 @@ const IMAGES: u64 = 200;
 fn a_failed_restore_leaves_nothing() -> Outcome {
     let base = tempfile::tempdir()?;
     let sound = base.path().join("sound");
-    Target::sleeper()?.dump(&sound, &[])?;
+    Target::with_much_in_it(base.path())?.dump(&sound, &[])?;
     let dir = base.path().join("damaged");
     fs::create_dir(&dir)?;
 

@@ -10,6 +10,36 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreape
 use super::icecore::{Finished, Icecore};
 use super::wait;
 
+const MUCH: &str = "
+import ctypes, mmap, os, select, signal, sys, tempfile, threading, time
+r, w = os.pipe()
+os.write(w, b'queued')
+gone = tempfile.TemporaryFile()
+gone.write(b'x' * 9000)
+gone.flush()
+memfd = os.memfd_create('buffer')
+os.write(memfd, b'y' * 5000)
+private = mmap.mmap(memfd, 4096, flags=mmap.MAP_PRIVATE)
+private[:1] = b'z'
+shared = mmap.mmap(-1, 65536)
+shared[:6] = b'shared'
+epoll = select.epoll()
+epoll.register(r, select.EPOLLIN)
+libc = ctypes.CDLL(None)
+libc.eventfd(3, 0)
+libc.timerfd_create(1, 0)
+watcher = libc.inotify_init()
+libc.inotify_add_watch(watcher, b'/etc', 2)
+signal.setitimer(signal.ITIMER_REAL, 1000, 5)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+os.kill(os.getpid(), signal.SIGUSR2)
+for _ in range(3):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+open(sys.argv[1], 'w').close()
+time.sleep(1000)
+";
+
 /// A process started by a test: first as its child, later, after a restore,
 /// adopted by it. Dropping it kills and reaps it, and only it.
 #[derive(Debug)]
@@ -40,19 +70,40 @@ impl Target {
     /// A process that sleeps in a session of its own, with standard
     /// descriptors only: whoever runs the tests may have left others open.
     pub(crate) fn sleeper() -> Result<Self, String> {
-        let script = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; \
-            [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec setsid sleep 1000";
-        let mut command = Command::new("/bin/bash");
-        command.args(["-c", script]).current_dir("/").env_clear();
-        command.stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let target = Self::spawn(&mut command)?;
+        let target = Self::alone("sleep 1000")?;
         let name = format!("/proc/{}/comm", target.pid());
         wait::until("sleep to run", wait::LIMIT, || {
             let comm = fs::read_to_string(&name).map_err(|e| e.to_string())?;
             Ok((comm == "sleep\n").then_some(()))
         })?;
         Ok(target)
+    }
+
+    /// A process with something of many kinds: threads, timers, a queued
+    /// signal, pipe, deleted file, memfd, epoll, eventfd, shared memory.
+    pub(crate) fn with_much_in_it(scratch: &Path) -> Result<Self, String> {
+        let (script, ready) = (scratch.join("much.py"), scratch.join("ready"));
+        fs::write(&script, MUCH).map_err(|e| e.to_string())?;
+        let command = format!("python3 {} {}", script.display(), ready.display());
+        let mut target = Self::alone(&command)?;
+        wait::until("the program to be ready", wait::LIMIT, || {
+            target.alive()?;
+            Ok(ready.exists().then_some(()))
+        })?;
+        Ok(target)
+    }
+
+    /// `command` in a session of its own, with standard descriptors only.
+    fn alone(command: &str) -> Result<Self, String> {
+        let script = format!(
+            "for fd in /proc/$$/fd/*; do fd=${{fd##*/}}; \
+             [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec setsid {command}"
+        );
+        let mut shell = Command::new("/bin/bash");
+        shell.args(["-c", &script]).current_dir("/");
+        shell.stdin(Stdio::null());
+        shell.stdout(Stdio::null()).stderr(Stdio::null());
+        Self::spawn(&mut shell)
     }
 
     /// Its pid.
