@@ -5,6 +5,8 @@
 //!
 //! One test only: it counts the children of its process.
 
+#![allow(clippy::print_stdout)] // the count
+
 #[path = "../images/tests/damage/mod.rs"]
 mod damage;
 #[path = "../images/tests/format/mod.rs"]

@@ -1,6 +1,8 @@
 //! Images from the command line: what inspect and verify show, and the one
 //! clear sentence for each way an image can be none.
 
+#![allow(clippy::print_stdout)] // a skipped test says why
+
 #[path = "../images/tests/sample/mod.rs"]
 mod sample;
 

@@ -80,9 +80,7 @@ fn types_in(source: &str) -> Vec<Type> {
     while let Some(line) = lines.next() {
         if let Some(words) = line.strip_prefix("/// ") {
             doc = doc + words + " ";
-        } else if line.starts_with("#[") {
-            encoded |= line.contains("Serialize");
-        } else if line.starts_with("    Debug") {
+        } else if line.starts_with("#[") || line.starts_with("    Debug") {
             encoded |= line.contains("Serialize");
         } else if let Some(name) = type_name(line) {
             if encoded && line.ends_with('{') {
