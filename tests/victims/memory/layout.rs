@@ -1,6 +1,6 @@
 //! Where areas lie: stacks that grow, heaps, neighbours, very many areas.
 
-use super::area::{Area, PAGE, PRIVATE, RW, done, ensure, own_maps};
+use super::area::{Area, PAGE, PRIVATE, RW, done, ensure, own_flags, own_maps};
 use crate::harness::{Stage, Victim};
 
 pub(crate) fn victims() -> Vec<Victim> {
@@ -11,6 +11,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("neighbours", neighbours),
         Victim::new("many_vmas", many_vmas),
         Victim::new("low_and_high", low_and_high),
+        Victim::new("exact_map", exact_map),
     ]
 }
 
@@ -152,6 +153,44 @@ fn low_and_high(stage: &mut Stage) -> Result<(), String> {
     while stage.next()? {
         low.check_all(1)?;
         high.check_all(2)?;
+    }
+    Ok(())
+}
+
+/// The memory map is the same to the letter, with every flag: also those that
+/// tell how memory is accounted for.
+fn exact_map(stage: &mut Stage) -> Result<(), String> {
+    let once_written = Area::new(3, RW, PRIVATE)?;
+    once_written.write(1, 1);
+    once_written.protect(libc::PROT_READ)?;
+    let never = Area::new(3, libc::PROT_READ, PRIVATE)?;
+    let hidden = Area::new(3, libc::PROT_NONE, PRIVATE)?;
+    let unaccounted = Area::new(3, RW, PRIVATE | libc::MAP_NORESERVE)?;
+    unaccounted.write(0, 2);
+    unaccounted.protect(libc::PROT_READ)?;
+    let stack = Area::new(3, RW, PRIVATE | libc::MAP_STACK)?;
+    stack.write(2, 3);
+    let areas = [once_written, never, hidden, unaccounted, stack];
+    let picture = || -> Result<Vec<String>, String> {
+        let maps = own_maps()?;
+        let mut lines = Vec::new();
+        for area in &areas {
+            let start = format!("{:x}-", area.start());
+            lines.extend(maps.iter().find(|l| l.starts_with(&start)).cloned());
+            lines.push(own_flags(area.start()).unwrap_or_default());
+        }
+        lines.extend(maps.into_iter().filter(|l| !l.contains('[')));
+        Ok(lines)
+    };
+    let mut before = picture()?;
+    while stage.next()? {
+        let after = picture()?;
+        let changed: Vec<_> = after.iter().filter(|l| !before.contains(l)).collect();
+        ensure(
+            changed.is_empty(),
+            &format!("the map has changed: {changed:#?}"),
+        )?;
+        before = picture()?;
     }
     Ok(())
 }

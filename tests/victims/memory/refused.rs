@@ -8,6 +8,8 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::refused("sysv_shm", "System V shared memory", sysv_shm),
         Victim::refused("userfaultfd_area", "userfaultfd", userfaultfd),
         Victim::refused("aio_ring", "asynchronous I/O ring", aio_ring),
+        Victim::refused("io_uring_ring", "anon_inode:[io_uring]", io_uring_ring)
+            .needs(has_io_uring),
         Victim::refused("secretmem", "memfd_secret", secretmem).needs(has_secretmem),
     ]
 }
@@ -80,6 +82,31 @@ fn secretmem(stage: &mut Stage) -> Result<(), String> {
     area.fill(1);
     while stage.next()? {
         area.check_all(1)?;
+    }
+    Ok(())
+}
+
+fn io_uring() -> Result<i32, String> {
+    let mut params = [0_u64; 15];
+    let args = [4, params.as_mut_ptr() as u64, 0, 0, 0];
+    Ok(syscall("io_uring_setup", libc::SYS_io_uring_setup, args)? as i32)
+}
+
+fn has_io_uring() -> Result<(), String> {
+    let fd = io_uring()?;
+    // SAFETY: the descriptor is new and unused.
+    done("close", unsafe { libc::close(fd) })
+}
+
+/// Only mapped: its descriptor is closed.
+fn io_uring_ring(stage: &mut Stage) -> Result<(), String> {
+    let fd = io_uring()?;
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    let ring = Area::map(std::ptr::null_mut(), PAGE, RW, flags, fd, 0)?;
+    // SAFETY: the descriptor is not used any more.
+    done("close", unsafe { libc::close(fd) })?;
+    while stage.next()? {
+        ensure(!ring.read(0).is_empty(), "no ring")?;
     }
     Ok(())
 }
