@@ -186,6 +186,8 @@ def main():
     while stage.next():
         for part in checked:
             part.check()
+    # At the end the interpreter takes its handler away.
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 main()
