@@ -50,20 +50,23 @@ pub(super) fn restore(
     }
 }
 
-/// What the new process has at the same place, being a copy of this one: the
-/// path, and room for a number.
-static LOGIN_UID_FILE: &std::ffi::CStr = c"/proc/self/loginuid";
-static NUMBER: [AtomicU8; 16] = [const { AtomicU8::new(0) }; 16];
+/// Room for the path and a number, which a process that is still a copy of this
+/// one has at the same place.
+static ROOM: [AtomicU8; 64] = [const { AtomicU8::new(0) }; 64];
+const LOGIN_UID_FILE: &[u8] = b"/proc/self/loginuid\0";
 
 fn set_login_uid(uid: u32, child: &mut Child) -> Result<(), RestoreError> {
-    let text = uid.to_string();
-    let path = LOGIN_UID_FILE.as_ptr() as u64;
+    // In one that is no copy any more there is the restorer's room.
+    let path = match child.process.blob() {
+        Ok(blob) => blob.script(),
+        Err(_) => ROOM.as_ptr() as u64,
+    };
+    let (at, text) = (path + 32, uid.to_string());
+    let process = &child.process;
+    process.write("prepare its loginuid", path, LOGIN_UID_FILE)?;
+    process.write("prepare its loginuid", at, text.as_bytes())?;
     let open = [libc::AT_FDCWD as u64, path, libc::O_RDWR as u64];
     let fd = child.syscall("open its loginuid", libc::SYS_openat, &open)?;
-    let at = NUMBER.as_ptr() as u64;
-    child
-        .process
-        .write("prepare its loginuid", at, text.as_bytes())?;
     let write = [fd, at, text.len() as u64];
     child.syscall("set its loginuid", libc::SYS_write, &write)?;
     child.syscall("close its loginuid", libc::SYS_close, &[fd])?;
