@@ -69,23 +69,38 @@ pub(super) fn answer_alt_stack(asked: Buffer, outcome: &Outcome) -> SigAltStack 
     }
 }
 
-/// The signals queued for a thread or (`shared`) its task in queue order.
-/// `pending` is the mask from its status: a signal that could not be queued
-/// for want of memory or under RLIMIT_SIGPENDING is pending without a siginfo,
-/// and is delivered with an empty one.
-pub(super) fn queued(tid: u32, shared: bool, pending: u64) -> io::Result<Vec<PendingSignal>> {
-    let mut signals = peek::queued_signals(tid, shared)?;
-    let queued: u64 = signals
-        .iter()
-        .map(|s| siginfo::mask_of(s))
-        .fold(0, |a, b| a | b);
-    for signal in SIGNALS.filter(|s| pending & !queued & (1 << (s - 1)) != 0) {
-        signals.push(siginfo::without_cause(signal));
+/// The signals queued for a thread or (`shared`) its task, in queue order.
+pub(super) fn queued(tid: u32, shared: bool) -> io::Result<Vec<PendingSignal>> {
+    let pending = |info: [u8; 128]| PendingSignal {
+        siginfo: ByteString(info.to_vec()),
+    };
+    let signals = peek::queued_signals(tid, shared)?;
+    Ok(signals.into_iter().map(pending).collect())
+}
+
+/// Adds what is pending, as the mask from the status says, but not queued: a
+/// signal that could not be queued for want of memory or under
+/// RLIMIT_SIGPENDING is pending without a siginfo, and delivered with an empty
+/// one. What has only just arrived is queued with its own.
+pub(super) fn complete(
+    queue: &mut Vec<PendingSignal>,
+    tid: u32,
+    shared: bool,
+    pending: u64,
+) -> io::Result<()> {
+    if pending & !mask_of(queue) != 0 {
+        *queue = queued(tid, shared)?;
     }
-    Ok(signals
-        .into_iter()
-        .map(|info| PendingSignal {
-            siginfo: ByteString(info.to_vec()),
-        })
-        .collect())
+    let missing = pending & !mask_of(queue);
+    for signal in SIGNALS.filter(|s| missing & (1 << (s - 1)) != 0) {
+        queue.push(PendingSignal {
+            siginfo: ByteString(siginfo::without_cause(signal).to_vec()),
+        });
+    }
+    Ok(())
+}
+
+fn mask_of(queue: &[PendingSignal]) -> u64 {
+    let masks = queue.iter().map(|s| siginfo::mask_of(&s.siginfo.0));
+    masks.fold(0, |all, mask| all | mask)
 }

@@ -235,6 +235,7 @@ fn inspect_timers(
             break;
         }
     }
+    before.complete().map_err(read("its queued signals"))?;
     before.put(state);
     Ok(())
 }
@@ -271,16 +272,28 @@ struct Queues {
 
 impl Queues {
     fn read(tids: &[u32]) -> io::Result<Self> {
-        let mut shared = Vec::new();
+        let shared = match tids.first() {
+            Some(&tid) => signals::queued(tid, true)?,
+            None => Vec::new(),
+        };
         let mut threads = BTreeMap::new();
-        for (index, &tid) in tids.iter().enumerate() {
-            let status = Status::read(tid)?;
-            if index == 0 {
-                shared = signals::queued(tid, true, status.shared_pending)?;
-            }
-            threads.insert(tid, signals::queued(tid, false, status.pending)?);
+        for &tid in tids {
+            threads.insert(tid, signals::queued(tid, false)?);
         }
         Ok(Self { shared, threads })
+    }
+
+    /// Adds signals that are pending without being queued.
+    fn complete(&mut self) -> io::Result<()> {
+        for (index, (&tid, queue)) in self.threads.iter_mut().enumerate() {
+            let status = Status::read(tid)?;
+            signals::complete(queue, tid, false, status.pending)?;
+            if index == 0 {
+                let pending = status.shared_pending;
+                signals::complete(&mut self.shared, tid, true, pending)?;
+            }
+        }
+        Ok(())
     }
 
     fn of_timers(&self) -> Vec<&PendingSignal> {

@@ -1,8 +1,9 @@
 //! What the line-oriented files of /proc have in common: `Key:\tvalue`.
 
 use std::io;
-use std::path::Path;
 use std::str::FromStr;
+
+use rustix::fs::{Mode, OFlags};
 
 /// A file of /proc that does not read as this kernel interface should.
 pub(crate) fn malformed(what: &str) -> io::Error {
@@ -14,9 +15,29 @@ pub(crate) fn malformed(what: &str) -> io::Error {
 
 /// `/proc/ID/NAME`, whole; `id` may be any live thread of a task, so that it
 /// works when the thread-group leader has ended.
+///
+/// The size that such a file reports is 0, which makes the standard library
+/// feel its way: this takes an open, two reads and a close.
 pub(crate) fn read(id: u32, name: &str) -> io::Result<Vec<u8>> {
-    std::fs::read(Path::new("/proc").join(id.to_string()).join(name))
+    let path = format!("/proc/{id}/{name}");
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = vec![0; ENOUGH];
+    let mut len = 0;
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes[len..]))? {
+            0 => break,
+            more => len += more,
+        }
+        if len == bytes.len() {
+            bytes.resize(2 * len, 0);
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
+
+/// More than `status` and its like take.
+const ENOUGH: usize = 8192;
 
 /// Like [`read`], with `None` for a file that this kernel does not have.
 pub(crate) fn read_if_there(id: u32, name: &str) -> io::Result<Option<Vec<u8>>> {

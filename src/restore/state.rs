@@ -43,13 +43,25 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
         timers::plan(ctx, task);
         prctl::plan(ctx, task);
         outside::plan(ctx, task);
-        for thread in &task.threads {
-            let place = Place::Thread {
-                pid: task.pid,
-                tid: thread.tid,
-            };
+        plan_threads(ctx, task);
+    }
+}
+
+/// Threads have mostly the same: what several have is noted for the first.
+fn plan_threads(ctx: &mut RestoreContext<'_>, task: &TaskState) {
+    let (mut creds_seen, mut sched_seen) = (Vec::new(), Vec::new());
+    for thread in &task.threads {
+        let place = Place::Thread {
+            pid: task.pid,
+            tid: thread.tid,
+        };
+        if !creds_seen.contains(&&thread.creds) {
             creds::plan(ctx, &place, &thread.creds);
+            creds_seen.push(&thread.creds);
+        }
+        if !sched_seen.contains(&&thread.sched) {
             sched::plan(ctx, &place, &thread.sched);
+            sched_seen.push(&thread.sched);
         }
     }
 }
