@@ -212,12 +212,13 @@ pub(crate) fn finish(
         return;
     };
     in_task::open_late(ctx, table, script);
-    let numbered = |file: &OpenFile| first_number(table, file.id);
+    let first: BTreeMap<DescriptionId, u32> = {
+        let entries = table.entries.iter().rev();
+        entries.map(|e| (e.description, e.fd)).collect()
+    };
     let files = || {
-        ctx.image
-            .files
-            .iter()
-            .filter_map(|f| Some((f, numbered(f)?)))
+        let all = ctx.image.files.iter();
+        all.filter_map(|file| Some((file, *first.get(&file.id)?)))
     };
     for (file, fd) in files() {
         if let FileKind::Epoll(state) = &file.kind {

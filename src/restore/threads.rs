@@ -92,7 +92,7 @@ pub(crate) fn leader_state(task: &TaskState) -> ThreadState {
     if leader_has_exited(task) {
         leader.tid = task.pid;
         leader.pending.clear();
-        leader.alt_stack = Default::default();
+        leader.alt_stack.flags = libc::SS_DISABLE as u32;
         leader.robust_list = Default::default();
         leader.clear_child_tid = 0;
         leader.rseq = None;

@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with}
 
 use crate::harness::{Stage, Victim};
 use crate::regular::{open_at, text};
-use crate::sys::same;
+use crate::sys::{call, same};
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
@@ -19,6 +19,10 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("pipe-packets", packets),
         Victim::new("pipe-half-closed", half_closed),
         Victim::new("pipe-fifo", fifo),
+        // What a thread that has ended had blocked nobody can tell.
+        Victim::new("pipe-leaderless", leaderless)
+            .allow("status/SigBlk")
+            .allow("thread/*/status/SigBlk"),
         Victim::refused("pipe-outside", "it is also held by pid ", idle).prepare(outside),
         Victim::refused("pipe-outside-option", "--outside pipe=", idle).prepare(outside),
     ]
@@ -55,7 +59,7 @@ fn pipe(stage: &mut Stage) -> Result<(), String> {
     put(&full.1, &data[..65536])?;
     put(&large.1, &data)?;
     put(&some.1, b"queued")?;
-    let third = format!("/proc/self/fd/{}", some.1.as_raw_fd());
+    let third = format!("/proc/thread-self/fd/{}", some.1.as_raw_fd());
     let third = open_at(Path::new(&third), OFlags::RDWR | OFlags::NONBLOCK)?;
     while stage.next()? {
         same(
@@ -160,6 +164,24 @@ fn fifo(stage: &mut Stage) -> Result<(), String> {
         put(&writer, b"one way")?;
     }
     Ok(())
+}
+
+/// The first thread has exited: `/proc/PID/fd` is empty, and so is what a
+/// pidfd of the process leads to.
+fn leaderless(stage: &mut Stage) -> Result<(), String> {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let code = match pipe(stage) {
+                Ok(()) => 0,
+                Err(e) => {
+                    eprintln!("victim pipe-leaderless: {e}");
+                    1
+                }
+            };
+            std::process::exit(code)
+        });
+        call("exit", libc::SYS_exit, &[0]).map(drop)
+    })
 }
 
 /// Standard output is a pipe into another program.
