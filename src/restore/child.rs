@@ -228,12 +228,12 @@ impl Child {
     }
 
     /// The process is on its own from here on; its first thread goes, or, if
-    /// it `exits`, ends alone.
-    pub(crate) fn release(mut self, exits: bool) -> Result<(), RemoteError> {
+    /// it `exits_with` a signal mask, ends alone.
+    pub(crate) fn release(mut self, exits_with: Option<u64>) -> Result<(), RemoteError> {
         self.process.guard.armed = false;
-        match exits {
-            true => self.leader.exit(self.process.gate),
-            false => self.leader.detach(),
+        match exits_with {
+            Some(mask) => self.leader.exit(self.process.gate, mask),
+            None => self.leader.detach(),
         }
     }
 }

@@ -57,6 +57,13 @@ fn settle() -> Script {
     let args = [proc.into(), at.into(), proc.into(), none, none];
     script.call("mount /proc of the namespace", nr, args);
     script.call("start a session", libc::SYS_setsid as u32, [none; 0]);
+    let name = script.c_string(b"icecore-init");
+    let set_name = Arg::Value(libc::PR_SET_NAME as u64);
+    script.call(
+        "take a name",
+        libc::SYS_prctl as u32,
+        [set_name, name.into()],
+    );
     // An ignored SIGCHLD would hide exit statuses.
     let default = script.buffer(32);
     let (signal, len) = (Arg::Value(libc::SIGCHLD as u64), Arg::Value(8));
@@ -103,6 +110,6 @@ impl Init {
     /// Lets the init go.
     pub(crate) fn release(self) -> Result<(), RestoreError> {
         let failed = self.0.process.remote("let the init go");
-        self.0.release(false).map_err(failed)
+        self.0.release(None).map_err(failed)
     }
 }

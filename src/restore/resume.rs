@@ -26,7 +26,8 @@ use crate::tracer::remote::Remote;
 pub(crate) struct Ready {
     child: Child,
     threads: Vec<Remote>,
-    leader_exits: bool,
+    /// The signal mask that a leader shows which had exited.
+    leader_exits: Option<u64>,
     /// After `child`: its end waits for the child's.
     init: Option<Init>,
 }
@@ -76,7 +77,7 @@ pub(crate) fn finish(
     Ok(Ready {
         child,
         threads: parked,
-        leader_exits: exits,
+        leader_exits: exits.then_some(leader.signal_mask),
         init,
     })
 }

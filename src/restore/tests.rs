@@ -184,6 +184,20 @@ fn a_process_runs_from_its_registers() {
 }
 
 #[test]
+fn a_process_without_a_vdso_leaves_through_its_own_code() {
+    let mut child = process_with(&EXIT_42);
+    let pid = child.process.pid;
+    let maps = crate::kernel::maps::read_maps(pid).unwrap();
+    let mut script = Script::new();
+    for area in crate::kernel::vdso::areas(&maps) {
+        script.call("unmap", libc::SYS_munmap as u32, [area.start, area.len()]);
+    }
+    child.run("unmap the vDSO", &script, Pace::Fast).unwrap();
+    let task = task(vec![thread(pid, CODE)]);
+    assert_eq!(let_go(&task, child, Vec::new()).exit_status(), Some(42));
+}
+
+#[test]
 fn nothing_is_left_of_a_dropped_process() {
     let child = process_with(&EXIT_42);
     let pid = child.process.pid;

@@ -1,5 +1,6 @@
 //! Threads: created in the task by clone3(set_tid), attached at once.
 
+use icecore_images::signals::SigAltStack;
 use icecore_images::task::TaskState;
 use icecore_images::thread::ThreadState;
 
@@ -92,7 +93,10 @@ pub(crate) fn leader_state(task: &TaskState) -> ThreadState {
     if leader_has_exited(task) {
         leader.tid = task.pid;
         leader.pending.clear();
-        leader.alt_stack.flags = libc::SS_DISABLE as u32;
+        leader.alt_stack = SigAltStack {
+            flags: libc::SS_DISABLE as u32,
+            ..SigAltStack::default()
+        };
         leader.robust_list = Default::default();
         leader.clear_child_tid = 0;
         leader.rseq = None;

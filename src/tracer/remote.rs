@@ -161,9 +161,12 @@ impl Remote {
         self.finish_syscall()
     }
 
-    /// Lets the thread end by exit(2): of this one thread only.
-    pub fn exit(mut self, at: u64) -> Result<(), RemoteError> {
+    /// Lets the thread end by exit(2), it alone, with `mask` as what it leaves
+    /// to be seen of its signal mask.
+    pub fn exit(mut self, at: u64, mask: u64) -> Result<(), RemoteError> {
         self.enter_syscall(at, libc::SYS_exit as u32, &[0])?;
+        // Not before: from here no signal can be delivered to it any more.
+        self.thread.set_signal_mask(mask)?;
         self.thread.resume(Resume::Cont(0))?;
         Ok(())
     }

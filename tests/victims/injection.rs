@@ -14,7 +14,7 @@ pub(crate) fn victims() -> Vec<Victim> {
     vec![
         Victim::new("write-xor-execute", write_xor_execute),
         Victim::refused("address-space-limit", "bytes for the parasite", no_room),
-        Victim::new("leader-gone", leader_gone).only(&[Mode::Running, Mode::Failed]),
+        Victim::new("leader-gone", leader_gone),
         Victim::new("restartable-sequence", restartable),
         Victim::refused("filter-kills-munmap", "does not allow munmap", kill_munmap),
         Victim::new("filter-risked", kill_munmap)

@@ -33,6 +33,7 @@ mod signals;
 mod sleeping;
 mod socket;
 mod sys;
+mod threads;
 mod timerfd;
 mod timers;
 mod xstate;
@@ -56,6 +57,7 @@ fn all() -> Vec<Victim> {
         memory::victims(),
         signals::victims(),
         sleeping::victims(),
+        threads::victims(),
         timers::victims(),
         device::victims(),
         directory::victims(),
