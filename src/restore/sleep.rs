@@ -45,8 +45,8 @@ fn timeout_of(call: i64, args: &[u64; 6]) -> Timeout {
         libc::SYS_poll => Timeout::Millis(2),
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Timeout::Millis(3),
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => Timeout::Timespec(3),
-        libc::SYS_rt_sigtimedwait => Timeout::Timespec(2),
-        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => Timeout::Timespec(4),
+        libc::SYS_rt_sigtimedwait | libc::SYS_ppoll => Timeout::Timespec(2),
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS | libc::SYS_pselect6 => Timeout::Timespec(4),
         libc::SYS_futex if args[1] & FUTEX_COMMAND == FUTEX_WAIT => Timeout::Timespec(3),
         _ => Timeout::None,
     }

@@ -25,7 +25,15 @@ pub(super) struct Asleep {
     /// The instruction after it.
     ip: u64,
     /// When it fell asleep.
-    since: Option<Instant>,
+    since: Option<FellAsleep>,
+}
+
+/// When a thread fell asleep.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct FellAsleep {
+    at: Instant,
+    /// How often it had gone to sleep by then.
+    times: u64,
 }
 
 impl Asleep {
@@ -38,9 +46,17 @@ impl Asleep {
         registers.rip == self.ip && registers.orig_rax as i64 == nr
     }
 
-    /// How long it had slept at a moment.
-    pub(super) fn slept(&self, at: Instant) -> Option<Duration> {
-        Some(at.saturating_duration_since(self.since?))
+    /// For how long the thread `tid`, which has stood still since `at`, had
+    /// slept.
+    pub(super) fn slept(&self, tid: u32, at: Instant) -> Option<Duration> {
+        let since = self.since?;
+        let times = switches(&read_proc(tid, "sched").ok()?)?;
+        // To stand still is to sleep once more. Any further sleep began after
+        // we had looked: just now, as far as anyone can tell.
+        Some(match times == since.times + 1 {
+            true => at.saturating_duration_since(since.at),
+            false => Duration::ZERO,
+        })
     }
 }
 
@@ -95,12 +111,15 @@ struct CpuClocks(BTreeMap<usize, Option<(u64, Instant)>>);
 
 impl CpuClocks {
     /// When a sleeping thread fell asleep.
-    fn asleep_since(&mut self, tid: u32) -> Option<Instant> {
-        let stat = read_proc(tid, "stat").ok()?;
-        let cpu = last_cpu(&stat)?;
-        let fell_asleep = exec_start(&read_proc(tid, "sched").ok()?)?;
+    fn asleep_since(&mut self, tid: u32) -> Option<FellAsleep> {
+        let sched = read_proc(tid, "sched").ok()?;
+        let (fell_asleep, times) = (exec_start(&sched)?, switches(&sched)?);
+        let cpu = last_cpu(&read_proc(tid, "stat").ok()?)?;
         let (shown, at) = (*self.0.entry(cpu).or_insert_with(|| clock_of(cpu)))?;
-        at.checked_sub(Duration::from_nanos(shown.checked_sub(fell_asleep)?))
+        // A clock that was read for another thread may show a time before.
+        let ago = Duration::from_nanos(shown.saturating_sub(fell_asleep));
+        let at = at.checked_sub(ago)?;
+        Some(FellAsleep { at, times })
     }
 }
 
@@ -109,6 +128,14 @@ impl CpuClocks {
 fn last_cpu(stat: &[u8]) -> Option<usize> {
     let end = stat.iter().rposition(|&b| b == b')')?;
     number(words(&stat[end + 1..]).nth(39 - 3)?)
+}
+
+/// How often a thread has gone to sleep, by its `sched` file.
+fn switches(sched: &[u8]) -> Option<u64> {
+    const KEY: &str = "nr_voluntary_switches";
+    let line = crate::kernel::proc_text::lines(sched).find(|l| l.starts_with(KEY.as_bytes()))?;
+    let value = line.rsplit(|&b| b == b':').next()?;
+    number(words(value).next()?)
 }
 
 /// `se.exec_start` of a `sched` file, nanoseconds; printed as milliseconds with
@@ -187,8 +214,8 @@ mod tests {
         let asleep = read(&[tid]).pop().and_then(|(_, a)| a);
         let asleep = asleep.ok_or(std::io::ErrorKind::NotFound)?;
         assert_eq!(asleep.nr, libc::SYS_clock_nanosleep);
-        let slept = asleep.slept(Instant::now());
-        let slept = slept.ok_or(std::io::ErrorKind::Unsupported)?;
+        let since = asleep.since.ok_or(std::io::ErrorKind::Unsupported)?;
+        let slept = since.at.elapsed();
         let off = slept.abs_diff(Duration::from_millis(300));
         assert!(off < Duration::from_millis(100), "{slept:?}");
         let _ = sleeper.join();

@@ -68,6 +68,8 @@ pub struct FrozenThread {
     pub slept: Option<Duration>,
     /// The call it was asleep in before the freeze.
     pub(super) asleep: Option<Asleep>,
+    /// The freeze had ended that call with EINTR.
+    pub(super) had_ended: bool,
     pub(super) frozen_at: Instant,
     pub(super) mask: u64,
     pub(super) seccomp: Seccomp,
@@ -199,10 +201,13 @@ impl FrozenTask {
         let mut group_stop = None;
         loop {
             let asleep = asleep::read(&new_threads(pid, &stopped)?);
-            if asleep.is_empty() {
-                break;
+            let mut seized = seize_all(asleep)?;
+            if seized.is_empty() {
+                seized = take_replaced(&mut stopped);
+                if seized.is_empty() {
+                    break;
+                }
             }
-            let seized = seize_all(asleep)?;
             for (running, asleep) in seized {
                 let Some((thread, stop)) = await_stop(running, asleep, deadline, limit)? else {
                     continue;
@@ -265,6 +270,8 @@ impl FrozenTask {
 impl Drop for FrozenTask {
     fn drop(&mut self) {
         self.wipe_stub();
+        // Whoever cannot be let go so has ended, or goes as its thread drops.
+        let _ = self.resume_threads();
     }
 }
 
@@ -302,12 +309,8 @@ fn seize_all(
 ) -> Result<Vec<(Running, Option<Asleep>)>, FreezeError> {
     let mut seized = Vec::with_capacity(asleep.len());
     for (tid, asleep) in asleep {
-        let running = match Running::seize(tid, 0) {
-            Ok(running) => running,
-            Err(e) if e.is_gone() => continue,
-            // EPERM is also what a thread that has just ended gives.
-            Err(e) if is_alive(tid) => return Err(refuse::seize_error(tid, e).into()),
-            Err(_) => continue,
+        let Some(running) = seize(tid)? else {
+            continue;
         };
         match running.interrupt() {
             Err(e) if !e.is_gone() => return Err(e.into()),
@@ -315,6 +318,50 @@ fn seize_all(
         }
     }
     Ok(seized)
+}
+
+/// Seizes a thread; `None` where it has ended.
+fn seize(tid: u32) -> Result<Option<Running>, FreezeError> {
+    const TRIES: u32 = 5;
+    let mut tries = 0;
+    loop {
+        let error = match Running::seize(tid, 0) {
+            Ok(running) => return Ok(Some(running)),
+            Err(e) if e.is_gone() => return Ok(None),
+            Err(e) => e,
+        };
+        // EPERM is also what a thread that has just ended gives, though another
+        // may have its id by now: one of ours, maybe, that executes a program.
+        if !is_alive(tid) {
+            return Ok(None);
+        }
+        if refuse::is_ours(tid) {
+            return Ok(Some(Running::assume(tid)));
+        }
+        tries += 1;
+        if tries == TRIES {
+            return Err(refuse::seize_error(tid, error).into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Takes out threads that are no longer what they were when they stopped. Where
+/// a thread that does not lead executes a program, it goes on under the
+/// leader's id, and everyone else ends, stopped or not.
+fn take_replaced(stopped: &mut BTreeMap<u32, FrozenThread>) -> Vec<(Running, Option<Asleep>)> {
+    let replaced: Vec<_> = stopped
+        .values()
+        .filter(|thread| !thread.stands())
+        .map(|thread| thread.tid)
+        .collect();
+    for tid in &replaced {
+        if let Some(mut thread) = stopped.remove(tid) {
+            thread.stopped = None;
+        }
+    }
+    let running = |tid| (Running::assume(tid), None);
+    replaced.into_iter().map(running).collect()
 }
 
 /// Waits until a thread stands still; `None` where it has ended.
@@ -373,20 +420,33 @@ impl FrozenThread {
             // wants to know the call.
             registers.orig_rax = asleep.nr as u64;
         }
-        if interrupted::undo_eintr(&mut registers) {
+        let had_ended = interrupted::undo_eintr(&mut registers);
+        if had_ended {
             stopped.set_registers(&registers)?;
         }
+        let tid = stopped.tid();
         Ok(Self {
-            tid: stopped.tid(),
+            tid,
             registers,
-            slept: asleep.as_ref().and_then(|a| a.slept(frozen_at)),
+            slept: asleep.as_ref().and_then(|a| a.slept(tid, frozen_at)),
             asleep,
+            had_ended,
             frozen_at,
             mask,
             seccomp: Seccomp::Off,
             stopped: Some(stopped),
             astray: false,
         })
+    }
+
+    /// Whether it still stands where it has stopped.
+    fn stands(&self) -> bool {
+        let registers = self.stopped.as_ref().map(Stopped::registers);
+        let Some(Ok(now)) = registers else {
+            return false;
+        };
+        let place = |r: &Registers| (r.rip, r.rsp, r.fs_base);
+        place(&now) == place(&self.registers)
     }
 
     /// The whole XSAVE area in standard format.

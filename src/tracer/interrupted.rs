@@ -46,13 +46,17 @@ pub(super) fn undo_eintr(r: &mut Registers) -> bool {
 }
 
 /// Calls that a stop ends with EINTR: signal(7)'s list, as experiments on 6.18
-/// confirmed it. (The socket calls only with SO_RCVTIMEO or SO_SNDTIMEO.)
+/// confirmed it. (The socket calls only with SO_RCVTIMEO or SO_SNDTIMEO; ppoll
+/// and select only where the kernel cannot write the time that remains.)
 fn never_restarted(nr: i64) -> bool {
     matches!(
         nr,
         libc::SYS_epoll_wait
             | libc::SYS_epoll_pwait
             | libc::SYS_epoll_pwait2
+            | libc::SYS_ppoll
+            | libc::SYS_pselect6
+            | libc::SYS_select
             | libc::SYS_rt_sigtimedwait
             | libc::SYS_semop
             | libc::SYS_semtimedop

@@ -108,7 +108,13 @@ pub(super) fn check(pid: u32) -> Result<(), Refusal> {
     if pid == 0 || pid > i32::MAX as u32 {
         return Err(Refusal::NoSuchTask { pid });
     }
-    let stat = Stat::read(pid).map_err(|e| missing(e, "stat"))?;
+    let mut stat = Stat::read(pid).map_err(|e| missing(e, "stat"))?;
+    if stat.state == b'Z' {
+        // So looks a leader, for a moment, while another thread executes a
+        // program in its place.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        stat = Stat::read(pid).map_err(|e| missing(e, "stat"))?;
+    }
     let status = Status::read(pid).map_err(|e| missing(e, "status"))?;
     let comm = ByteString(stat.comm);
     if status.tgid != pid {
@@ -178,6 +184,12 @@ fn foreign_abi(pid: u32) -> Option<&'static str> {
         (ELFCLASS32, _) => Some("32-bit"),
         _ => None,
     }
+}
+
+/// Whether the calling thread is its tracer already.
+pub(super) fn is_ours(tid: u32) -> bool {
+    let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+    Status::read(tid).is_ok_and(|status| status.tracer == own)
 }
 
 /// What a failed PTRACE_SEIZE means.

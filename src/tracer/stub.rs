@@ -139,6 +139,7 @@ impl FrozenTask {
         if self.threads.is_empty() || self.threads.iter().any(|t| t.astray) {
             return;
         }
+        self.wipe_slots(place);
         self.stub = None;
         let zeros = vec![0; stub_layout().len as usize];
         if self.memory.force_write(place.address, &zeros).is_err() {

@@ -28,6 +28,10 @@ impl Timeout {
     ) -> Option<Self> {
         let r = &thread.registers;
         let nr = thread.asleep.map_or(r.orig_rax as i64, |a| a.nr);
+        // Where it has not ended, the kernel has put the rest in their place.
+        if !thread.had_ended && Kept::of_call(nr).is_some() {
+            return None;
+        }
         let whole = relative(nr, r, &read)?;
         let rest = rest_told(nr, r, &read);
         Some(Self { whole, rest })
@@ -59,7 +63,7 @@ pub(super) enum Place {
     /// In a timespec this register points at.
     Pointer(Register),
     /// Where the kernel keeps it up to date by itself.
-    Kept,
+    Kernel,
 }
 
 impl Place {
@@ -68,11 +72,50 @@ impl Place {
         match nr {
             libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Some(Place::Millis(|r| &mut r.r10)),
             libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => Some(Place::Pointer(|r| &mut r.r10)),
-            libc::SYS_rt_sigtimedwait => Some(Place::Pointer(|r| &mut r.rdx)),
+            libc::SYS_rt_sigtimedwait | libc::SYS_ppoll => Some(Place::Pointer(|r| &mut r.rdx)),
+            libc::SYS_pselect6 => Some(Place::Pointer(|r| &mut r.r8)),
             libc::SYS_io_getevents | SYS_IO_PGETEVENTS => Some(Place::Pointer(|r| &mut r.r8)),
-            nr if may_be_relative(nr) => Some(Place::Kept),
+            nr if may_be_relative(nr) => Some(Place::Kernel),
             _ => None,
         }
+    }
+}
+
+/// A relative time-out that the kernel, when it interrupts the call, replaces
+/// by what remains, in the program's own memory.
+pub(super) struct Kept {
+    /// Where it lies.
+    pub(super) at: fn(&Registers) -> u64,
+    /// Nanoseconds in one of its smaller unit.
+    pub(super) unit: u64,
+}
+
+impl Kept {
+    /// That of a call.
+    pub(super) fn of_call(nr: i64) -> Option<Self> {
+        let (at, unit): (fn(&Registers) -> u64, u64) = match nr {
+            libc::SYS_ppoll => (|r| r.rdx, 1),
+            libc::SYS_pselect6 => (|r| r.r8, 1),
+            libc::SYS_select => (|r| r.r8, 1000),
+            _ => return None,
+        };
+        Some(Self { at, unit })
+    }
+
+    /// Its bytes, `passed` later.
+    pub(super) fn after(&self, bytes: [u8; 16], passed: Duration) -> Option<[u8; 16]> {
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let nanos = word(8).checked_mul(self.unit)?;
+        let rest = Duration::new(word(0), u32::try_from(nanos).ok()?).saturating_sub(passed);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&rest.as_secs().to_le_bytes());
+        let small = u64::from(rest.subsec_nanos()) / self.unit;
+        bytes[8..].copy_from_slice(&small.to_le_bytes());
+        Some(bytes)
     }
 }
 
@@ -84,6 +127,8 @@ pub(super) fn may_be_relative(nr: i64) -> bool {
             | libc::SYS_epoll_wait
             | libc::SYS_epoll_pwait
             | libc::SYS_epoll_pwait2
+            | libc::SYS_ppoll
+            | libc::SYS_pselect6
             | libc::SYS_semtimedop
             | libc::SYS_rt_sigtimedwait
             | libc::SYS_io_getevents
@@ -124,7 +169,8 @@ fn relative(nr: i64, r: &Registers, read: &impl Fn(u64) -> Option<u64>) -> Optio
         libc::SYS_poll => millis(r.rdx),
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => millis(r.r10),
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => timespec(r.r10),
-        libc::SYS_rt_sigtimedwait => timespec(r.rdx),
+        libc::SYS_rt_sigtimedwait | libc::SYS_ppoll => timespec(r.rdx),
+        libc::SYS_pselect6 => timespec(r.r8),
         libc::SYS_io_getevents | SYS_IO_PGETEVENTS => timespec(r.r8),
         libc::SYS_nanosleep => timespec(r.rdi),
         libc::SYS_clock_nanosleep if r.rsi & TIMER_ABSTIME == 0 => timespec(r.rdx),
@@ -141,4 +187,29 @@ fn is_relative_futex(op: u64) -> bool {
     const FUTEX_CMD_MASK: u64 = !(128 | 256);
     const FUTEX_WAIT: u64 = 0;
     op & 0xffff_ffff & FUTEX_CMD_MASK == FUTEX_WAIT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(seconds: u64, small: u64) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&seconds.to_le_bytes());
+        bytes[8..].copy_from_slice(&small.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_the_kernel_has_left_is_shortened() {
+        let kept = |nr| Kept::of_call(nr).unwrap();
+        let passed = Duration::from_millis(1_500);
+        let poll = kept(libc::SYS_ppoll);
+        assert_eq!(poll.after(bytes(2, 7), passed), Some(bytes(0, 500_000_007)));
+        assert_eq!(poll.after(bytes(1, 9), passed), Some(bytes(0, 0)));
+        let select = kept(libc::SYS_select);
+        assert_eq!(select.after(bytes(2, 7), passed), Some(bytes(0, 500_007)));
+        // What a program has put there meanwhile need not be a time.
+        assert_eq!(select.after(bytes(2, u64::MAX), passed), None);
+    }
 }
