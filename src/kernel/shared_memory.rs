@@ -27,10 +27,15 @@ pub fn huge_page_size(file: impl AsFd) -> io::Result<Option<u64>> {
 }
 
 /// The object behind a new MAP_SHARED | MAP_ANONYMOUS area, open for reading
-/// and writing. `size` is in bytes, a multiple of the page size. Needs
-/// CAP_CHECKPOINT_RESTORE to get at it through `/proc/self/map_files`.
-pub fn shared_anonymous(size: u64, huge_page_size: Option<u64>) -> io::Result<File> {
-    let mapping = Mapping::new(size, huge_page_size)?;
+/// and writing. `size` is in bytes, a multiple of the page size; it counts as
+/// committed at once unless `no_reserve`. Needs CAP_CHECKPOINT_RESTORE to get at
+/// it through `/proc/self/map_files`.
+pub fn shared_anonymous(
+    size: u64,
+    huge_page_size: Option<u64>,
+    no_reserve: bool,
+) -> io::Result<File> {
+    let mapping = Mapping::new(size, huge_page_size, no_reserve)?;
     File::options()
         .read(true)
         .write(true)
@@ -44,12 +49,14 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn new(size: u64, huge_page_size: Option<u64>) -> io::Result<Self> {
+    fn new(size: u64, huge_page_size: Option<u64>, no_reserve: bool) -> io::Result<Self> {
         let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
-        let mut flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let mut flags = MapFlags::SHARED;
+        if no_reserve {
+            flags |= MapFlags::NORESERVE;
+        }
         if let Some(page) = huge_page_size {
             flags |= MapFlags::from_bits_retain(huge_map_flags(page));
-            flags -= MapFlags::NORESERVE;
         }
         // SAFETY: a new area at an address of the kernel's choice, never
         // dereferenced.
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn anonymous_objects_live_on_the_internal_device() {
-        let file = shared_anonymous(3 * 4096, None).unwrap();
+        let file = shared_anonymous(3 * 4096, None, false).unwrap();
         let meta = file.metadata().unwrap();
         assert_eq!(meta.dev(), internal_device().unwrap());
         assert_eq!((meta.size(), meta.nlink()), (3 * 4096, 0));

@@ -8,8 +8,9 @@
 //! - huge page advice and memory policies come before pages, which they apply
 //!   to; final protections, guard pages and locks after, for they keep pages
 //!   out or bring them in;
-//! - what forbids further mapping (mseal, MDWE) or changes it (MCL_FUTURE) comes
-//!   last of all.
+//! - locks need privileges or limits that the task may lack, so they come before
+//!   its credentials;
+//! - what forbids further mapping (mseal, MDWE) comes last of all.
 
 use std::fs;
 
@@ -113,23 +114,27 @@ pub(crate) fn finish(mm: &MmState, prepared: &Prepared, script: &mut Script) {
     for vma in &mm.vmas {
         vma::finish(mm, vma, script);
     }
+    lock_future(mm, script);
+}
+
+/// Nothing that stays is mapped after this, and privileges and limits are
+/// still ours.
+fn lock_future(mm: &MmState, script: &mut Script) {
+    let flags = match mm.controls.mlock_future {
+        MlockFuture::No => return,
+        MlockFuture::Locked => libc::MCL_FUTURE,
+        MlockFuture::OnFault => libc::MCL_FUTURE | libc::MCL_ONFAULT,
+    };
+    let nr = libc::SYS_mlockall as u32;
+    script.call("lock future areas", nr, [flags as u64]);
 }
 
 /// What comes after everything else in this address space, the last thing
-/// before its threads are let go: seals, MCL_FUTURE, MDWE.
+/// before its threads are let go: seals, MDWE.
 pub(crate) fn last(mm: &MmState, script: &mut Script) {
     for vma in mm.vmas.iter().filter(|vma| vma.flags.sealed) {
         let args = [vma.start, vma.end - vma.start, 0];
         script.call(at("seal", vma), vma::SYS_MSEAL, args);
-    }
-    let future = match mm.controls.mlock_future {
-        MlockFuture::No => 0,
-        MlockFuture::Locked => libc::MCL_FUTURE,
-        MlockFuture::OnFault => libc::MCL_FUTURE | libc::MCL_ONFAULT,
-    };
-    if future != 0 {
-        let args = [future as u64];
-        script.call("lock future areas", libc::SYS_mlockall as u32, args);
     }
     if mm.controls.mdwe != 0 {
         let args = [

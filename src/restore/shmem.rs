@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use icecore_images::Checkpoint;
 use icecore_images::ids::ShmemId;
+use icecore_images::mm::Backing;
 use icecore_images::shmem::{ShmemKind, ShmemState};
 use rustix::fs::{Gid, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
@@ -33,7 +35,7 @@ impl Shmems {
 pub(super) fn create_all(ctx: &mut RestoreContext<'_>) -> Result<Shmems, RestoreError> {
     let mut files = Vec::with_capacity(ctx.image.shmems.len());
     for state in &ctx.image.shmems {
-        let file = create(state).map_err(failed(state))?;
+        let file = create(state, is_unreserved(ctx.image, state.id)).map_err(failed(state))?;
         fill(ctx, state, &file)?;
         files.push(file);
     }
@@ -49,11 +51,19 @@ fn failed(state: &ShmemState) -> impl FnOnce(std::io::Error) -> RestoreError + u
     move |source| RestoreError::Rebuild { what, source }
 }
 
-fn create(state: &ShmemState) -> std::io::Result<File> {
+/// Whether the object was made without counting as committed memory.
+fn is_unreserved(image: &Checkpoint, object: ShmemId) -> bool {
+    let mut areas = image.mms.iter().flat_map(|mm| &mm.vmas);
+    areas.any(|vma| {
+        vma.flags.no_reserve && matches!(&vma.backing, Backing::Shmem { id, .. } if *id == object)
+    })
+}
+
+fn create(state: &ShmemState, no_reserve: bool) -> std::io::Result<File> {
     match &state.kind {
-        ShmemKind::Anonymous => shared_memory::shared_anonymous(state.size, None),
+        ShmemKind::Anonymous => shared_memory::shared_anonymous(state.size, None, no_reserve),
         ShmemKind::AnonymousHuge { page_size } => {
-            shared_memory::shared_anonymous(state.size, Some(*page_size))
+            shared_memory::shared_anonymous(state.size, Some(*page_size), no_reserve)
         }
         ShmemKind::MemFd {
             name,
