@@ -18,6 +18,7 @@ mod idle;
 mod injection;
 mod inotify;
 mod kin;
+mod leaderless;
 mod limits;
 mod memfd;
 mod memory;
@@ -46,6 +47,7 @@ use harness::Victim;
 fn all() -> Vec<Victim> {
     [
         idle::victims(),
+        leaderless::victims(),
         injection::victims(),
         xstate::victims(),
         seccomp::victims(),
