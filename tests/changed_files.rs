@@ -1,7 +1,6 @@
 //! Files that have changed between a dump and its restore: every one is named,
 //! all at once, and what is put back is accepted.
 
-#[allow(dead_code)] // its vocabulary is larger than what is said here
 mod common;
 
 use std::error::Error;

@@ -11,8 +11,8 @@ pub struct TimerFdState {
     pub settime_flags: u32,
     /// Expirations not yet read.
     pub ticks: u64,
-    /// When it expires next, on the task's CLOCK_MONOTONIC whatever its own
-    /// clock is, nanoseconds; 0: disarmed.
+    /// When it expires next, nanoseconds; 0: disarmed. An absolute time is one
+    /// of its own clock, any other one of the task's CLOCK_MONOTONIC.
     pub expires_ns: u64,
     /// Nanoseconds between expiries.
     pub interval_ns: u64,

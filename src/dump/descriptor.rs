@@ -15,8 +15,8 @@ use super::DumpContext;
 use super::file_ref::Link;
 use crate::blocker::Place;
 use crate::error::DumpError;
+use crate::kernel::fcntl;
 use crate::kernel::fdinfo::{self, FdInfo};
-use crate::kernel::{clocks, fcntl};
 
 /// What the descriptors of one task are read through.
 #[derive(Debug)]
@@ -67,11 +67,6 @@ impl Table {
     /// `/proc/PID/task/TID`.
     pub(super) fn proc(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/task/{}", self.pid, self.tid))
-    }
-
-    /// The task's CLOCK_MONOTONIC, nanoseconds.
-    pub(super) fn monotonic(&self) -> io::Result<i64> {
-        clocks::monotonic_of(self.tid)
     }
 
     /// All descriptors, by number.

@@ -61,26 +61,19 @@ pub(super) fn arm(ctx: &RestoreContext<'_>, fd: u32, state: &TimerFdState, scrip
     }
 }
 
-/// Flags and value of timerfd_settime. An absolute time stays what it was, on
-/// whichever clock, as long as the task's clocks go on; a relative one goes on
-/// with what remains.
+/// Flags and value of timerfd_settime. An absolute time stays what it was, as
+/// long as the task's clocks go on; a relative one goes on with what remains.
 fn setting(ctx: &RestoreContext<'_>, state: &TimerFdState) -> (u32, u64) {
-    if state.expires_ns == 0 {
-        return (state.settime_flags, 0);
-    }
     let clocks = &ctx.image.clocks;
-    let at_dump = state.expires_ns as i64 - clocks.monotonic_ns;
-    let remains = state.expires_ns as i64 - ctx.monotonic_ns();
-    let absolute = |clock_ns: i64| clock_ns.saturating_add(at_dump).max(1) as u64;
+    let (flags, expires) = (state.settime_flags, state.expires_ns);
+    let passed = ctx.monotonic_ns() - clocks.monotonic_ns;
+    let remains = |since: i64| (expires as i64 - since - passed).max(1) as u64;
     match state.clock {
-        _ if state.settime_flags & ABSTIME == 0 => (state.settime_flags, remains.max(1) as u64),
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => {
-            (state.settime_flags, absolute(clocks.realtime_ns))
-        }
-        _ if !ctx.options.clock_from_dump => {
-            (state.settime_flags & !ABSTIME, remains.max(1) as u64)
-        }
-        libc::CLOCK_MONOTONIC => (state.settime_flags, absolute(clocks.monotonic_ns)),
-        _ => (state.settime_flags, absolute(clocks.boottime_ns)),
+        _ if expires == 0 => (flags, 0),
+        _ if flags & ABSTIME == 0 => (flags, remains(clocks.monotonic_ns)),
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => (flags, expires),
+        _ if ctx.options.clock_from_dump => (flags, expires),
+        libc::CLOCK_MONOTONIC => (flags & !ABSTIME, remains(clocks.monotonic_ns)),
+        _ => (flags & !ABSTIME, remains(clocks.boottime_ns)),
     }
 }

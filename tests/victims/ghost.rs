@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::harness::{Mode, Stage, Victim};
+use crate::harness::{Stage, Victim};
 use crate::regular::{open_at, text};
 use crate::sys::same;
 

@@ -30,8 +30,8 @@ fn pidfd(stage: &mut Stage) -> Result<(), String> {
     let (tell, told) = std::sync::mpsc::channel();
     let (end, ended) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
-        drop(tell.send(tid()));
-        drop(ended.recv());
+        let _ = tell.send(tid());
+        let _ = ended.recv();
     });
     let thread = open(told.recv().map_err(text("thread"))?, PIDFD_THREAD)?;
     // The lowest number is free, and one between is taken.

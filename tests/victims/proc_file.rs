@@ -28,8 +28,8 @@ fn proc_file(stage: &mut Stage) -> Result<(), String> {
     let (asked, answers) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel());
     let (ask, answer) = (asked.1, answers.0);
     std::thread::spawn(move || {
-        drop(answer.send(tid()));
-        drop(ask.recv());
+        let _ = answer.send(tid());
+        let _ = ask.recv();
     });
     let thread = answers.1.recv().map_err(text("thread"))?;
     let thread = File::open(format!("/proc/self/task/{thread}/stat")).map_err(text("stat"))?;
