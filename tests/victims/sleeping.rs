@@ -18,9 +18,9 @@ pub(crate) fn victims() -> Vec<Victim> {
 }
 
 /// What each wait is to take, and how exactly.
-const WAIT: Duration = Duration::from_millis(900);
+const WAIT: Duration = Duration::from_millis(2000);
 const EARLY: Duration = Duration::from_millis(5);
-const LATE: Duration = Duration::from_millis(400);
+const LATE: Duration = Duration::from_millis(1000);
 
 /// A wait: its name, what it ends with, and itself.
 type Wait = (&'static str, Ending, fn() -> io::Result<i64>);
