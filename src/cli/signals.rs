@@ -4,10 +4,11 @@
 //! passed on to it.
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, iterator::Signals, low_level};
 
 use super::CliError;
@@ -39,6 +40,11 @@ pub(crate) fn cancel_on_signal(cancel: &Cancel) -> Result<Caught, CliError> {
                 .push(id.map_err(|source| CliError::Signals { source })?);
         }
     }
+    // Caught, it leaves a write past RLIMIT_FSIZE an error that can be reported.
+    let id = flag::register(SIGXFSZ, Arc::default());
+    caught
+        .0
+        .push(id.map_err(|source| CliError::Signals { source })?);
     Ok(caught)
 }
 
