@@ -15,7 +15,6 @@
 //! # Ok(())
 //! # }
 //! ```
-#![allow(dead_code)] // TODO(foundation): remove once the rooms are joined
 
 pub mod kernel;
 pub mod tracer;

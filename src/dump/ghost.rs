@@ -1,6 +1,6 @@
 //! Files without a name: their metadata, and their contents to be copied.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -82,41 +82,4 @@ fn refusal(path: &Path, meta: &Metadata, limit: u64) -> Option<(String, Option<S
         );
         (problem, Some(help))
     })
-}
-
-/// The parts of `file` that are not holes, as offset and length in bytes.
-pub(crate) fn data_extents(file: &File) -> std::io::Result<Vec<(u64, u64)>> {
-    use rustix::fs::{SeekFrom, seek};
-    use rustix::io::Errno;
-    let mut extents = Vec::new();
-    let mut at = 0;
-    loop {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(extents),
-            Err(e) => return Err(e.into()),
-        };
-        let end = seek(file, SeekFrom::Hole(start))?;
-        extents.push((start, end - start));
-        at = end;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-
-    #[test]
-    fn holes_are_not_data() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 20).unwrap();
-        assert_eq!(data_extents(&file).unwrap(), []);
-        file.write_all_at(b"x", 512 << 10).unwrap();
-        let extents = data_extents(&file).unwrap();
-        assert_eq!(extents.len(), 1);
-        let (start, len) = extents[0];
-        assert!(start <= 512 << 10 && start + len > 512 << 10 && len < 1 << 20);
-    }
 }
