@@ -42,6 +42,13 @@ pub enum DumpError {
         #[source]
         source: TraceError,
     },
+    /// There is no thread to trace from.
+    #[error("dump: start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// There is no guardian to clean up after a killed dump.
     #[error("dump: start a guardian process")]
     Guardian {

@@ -121,9 +121,15 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
 fn on_thread_of_its_own<T: Send>(
     operation: impl FnOnce() -> Result<T, DumpError> + Send,
 ) -> Result<T, DumpError> {
-    std::thread::scope(|scope| match scope.spawn(operation).join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("icecore-dump".to_owned());
+        let thread = builder
+            .spawn_scoped(scope, operation)
+            .map_err(|source| DumpError::Thread { source })?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 

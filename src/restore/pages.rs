@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
 use icecore_images::PageReader;
@@ -180,7 +181,10 @@ fn work(ctx: &RestoreContext<'_>, shared: &Shared<'_>, workers: usize) -> Result
         result
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
+        // Where there is no thread to be had, fewer do the work.
+        let others: Vec<_> = (1..workers)
+            .map_while(|_| Builder::new().spawn_scoped(scope, run).ok())
+            .collect();
         let mut result = run();
         for other in others {
             match other.join() {
