@@ -109,7 +109,7 @@ mod pids {
     fn a_taken_pid_is_named_with_its_owner() -> Result {
         let (scratch, mut target) = (Scratch::new()?, perl(SLEEP)?);
         target.dump_running(&scratch.images(), &[])?;
-        let taken = format!("pid {} is taken: pid {0} (perl)", target.pid());
+        let taken = format!("pid {}: is taken by another process (perl)", target.pid());
         scratch.restore().arg("-d").run()?.expect_failure(&taken)?;
         target.alive()
     }
@@ -155,6 +155,30 @@ mod pids {
         assert_eq!(state(copy)?, 'S');
         target.alive()?;
         end(copy);
+        Ok(())
+    }
+
+    /// The line that the refusal of a dump from outside names. The namespace
+    /// must not end under the dump that ends its last process.
+    #[test]
+    fn a_copy_in_a_namespace_is_dumped_from_inside() -> Result {
+        let (scratch, mut target) = (Scratch::new()?, perl(SLEEP)?);
+        target.dump_running(&scratch.images(), &[])?;
+        let restore = scratch
+            .restore()
+            .args(["-d", "--pids", "ns", "--pidfile", "pid"]);
+        restore.succeed()?;
+        let copy = scratch.pidfile("pid")?;
+        let mut inside = Command::new("nsenter");
+        inside.args(["--target", &copy.to_string(), "--mount", "--pid", "--"]);
+        inside.args([common::icecore::program(), "dump", "--no-default-config"]);
+        inside.args(["--tree", &target.pid().to_string(), "--images-dir"]);
+        inside
+            .arg(scratch.path().join("again"))
+            .stdin(Stdio::null());
+        let dumped = inside.output().map_err(|e| format!("nsenter: {e}"))?;
+        end(copy);
+        assert!(dumped.status.success(), "{dumped:?}");
         Ok(())
     }
 

@@ -70,6 +70,7 @@ impl DumpArgs {
     /// Puts the process to sleep.
     pub(crate) fn run(&self, common: &Common) -> Result<ExitCode, CliError> {
         self.later.refuse()?;
+        common.can_tell(None)?;
         common.start_logging(&self.images_dir)?;
         let options = self.options(common);
         let caught = signals::cancel_on_signal(&options.cancel)?;

@@ -3,12 +3,33 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
 use super::common::Common;
 use super::{CliError, report};
 use crate::kernel::inherited;
 use crate::stats::{DumpReport, RestoreReport};
 
 impl Common {
+    /// Makes sure, before anything is done, that its result can be told where it
+    /// is to be told.
+    pub(crate) fn can_tell(&self, pidfile: Option<&Path>) -> Result<(), CliError> {
+        if let Some(path) = pidfile {
+            writable(path).map_err(|source| CliError::Tell {
+                what: format!("write pidfile {}", path.display()),
+                source: source.into(),
+            })?;
+        }
+        let Some(fd) = self.status_fd else {
+            return Ok(());
+        };
+        inherited::is_open(fd).map_err(|source| CliError::Tell {
+            what: format!("write to --status-fd {fd}"),
+            source,
+        })
+    }
+
     /// Presents what came of a dump.
     pub(crate) fn dumped(&self, dumped: &DumpReport) -> Result<(), CliError> {
         note(&dumped.notes);
@@ -50,6 +71,17 @@ impl Common {
             what: format!("all is done, but write to --status-fd {fd}"),
             source,
         })
+    }
+}
+
+/// Whether a file can be written, or made where there is none.
+fn writable(path: &Path) -> Result<(), Errno> {
+    match access(path, Access::WRITE_OK) {
+        Err(Errno::NOENT) => {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+            access(dir.unwrap_or(Path::new(".")), Access::WRITE_OK)
+        }
+        other => other,
     }
 }
 

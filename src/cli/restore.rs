@@ -111,6 +111,8 @@ impl RestoreArgs {
         if self.pages == Pages::Lazy {
             return Err(later::not_yet("--pages lazy", "pages served on demand"));
         }
+        let pidfile = self.pidfile.as_ref().map(|name| self.images_dir.join(name));
+        common.can_tell(pidfile.as_deref())?;
         common.start_logging(&self.images_dir)?;
         let options = self.options(common);
         let caught = signals::cancel_on_signal(&options.cancel)?;
@@ -126,7 +128,6 @@ impl RestoreArgs {
             signals::forward_to(task)?;
         }
         drop(caught);
-        let pidfile = self.pidfile.as_ref().map(|name| self.images_dir.join(name));
         common.restored(&report, pidfile.as_deref())?;
         child.map_or(Ok(ExitCode::SUCCESS), wait_for)
     }

@@ -50,7 +50,14 @@ fn clamps(attr: &SchedAttr) -> Option<(u32, u32)> {
 }
 
 fn timer_slack(tid: u32) -> io::Result<u64> {
-    number(&proc_text::read(tid, "timerslack_ns")?).ok_or_else(|| malformed("timerslack_ns"))
+    let text = proc_text::read(tid, "timerslack_ns").map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let needs = "CAP_SYS_NICE is missing: reading another thread's timer slack needs it";
+            io::Error::new(e.kind(), needs)
+        }
+        _ => e,
+    })?;
+    number(&text).ok_or_else(|| malformed("timerslack_ns"))
 }
 
 /// `/autogroup-8 nice 0`; empty for a task outside any, absent in a kernel

@@ -27,18 +27,31 @@ pub fn keep_from_children() -> io::Result<()> {
     }
 }
 
+/// Whether descriptor `fd` of this process is open, and not one of the standard
+/// streams.
+///
+/// # Errors
+/// EBADF where that is not so.
+pub fn is_open(fd: u32) -> io::Result<()> {
+    let number = RawFd::try_from(fd)
+        .ok()
+        .filter(|&fd| fd > libc::STDERR_FILENO);
+    // SAFETY: F_GETFD only looks whether the descriptor is open.
+    let open = number.is_some_and(|fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0);
+    match open {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EBADF)),
+    }
+}
+
 /// Writes `bytes` to descriptor `fd` of this process and closes it.
 ///
 /// # Errors
 /// EBADF where it is not open, or is one of the standard streams; otherwise
 /// what write(2) says.
 pub fn write_and_close(fd: u32, bytes: &[u8]) -> io::Result<()> {
+    is_open(fd)?;
     let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: F_GETFD only looks whether the descriptor is open.
-    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
-    if fd <= libc::STDERR_FILENO || !open {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
     // SAFETY: the descriptor is open and was handed to us to be written to and
     // closed; no other part of the program is told its number.
     let mut file = unsafe { File::from_raw_fd(fd) };

@@ -21,6 +21,8 @@ use crate::kernel::prctl::{
 };
 use crate::tracer::{Script, args};
 
+/// How many capabilities a message names before it sums up.
+const FEW: usize = 4;
 const PRCTL: u32 = libc::SYS_prctl as u32;
 const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -167,9 +169,15 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>, place: &Place, then: &CredsStat
     ] {
         let lacking: Vec<String> = bits(wanted & !have).map(capability::name).collect();
         if !lacking.is_empty() {
-            let lacking = lacking.join(", ");
-            let problem = format!("its {what} capabilities include {lacking}, which icecore lacks");
-            let help = format!("run icecore with {lacking}");
+            let named = match lacking.len() {
+                0..=FEW => lacking.join(", "),
+                many => format!("{} and {} others", lacking[..FEW].join(", "), many - FEW),
+            };
+            let problem = format!("its {what} capabilities include {named}, which icecore lacks");
+            let help = match lacking.len() {
+                0..=FEW => format!("run icecore with {}", lacking.join(", ")),
+                _ => "run icecore as root, with all capabilities the task had".to_owned(),
+            };
             ctx.obstacle(place.clone(), problem, Some(&help));
         }
     }

@@ -114,10 +114,23 @@ fn changed(file: &FileRef, meta: &Metadata) -> Option<(String, Option<String>)> 
     let now = meta.mtime().saturating_mul(1_000_000_000) + meta.mtime_nsec();
     (now != file.mtime_ns).then(|| {
         let (was, is) = (seconds(file.mtime_ns), seconds(now));
-        let help = format!("{help}, or, if its contents are the same: touch -d @{was} FILE");
+        let help = format!(
+            "{help}, or, if its contents are the same: touch -d @{was} {}",
+            shell_word(&file.path.0)
+        );
         let problem = format!("was modified since the dump (modification time @{is}, was @{was})");
         (problem, Some(help))
     })
+}
+
+/// A path as a shell reads it back, quoted where that needs quotes.
+fn shell_word(path: &[u8]) -> String {
+    let path = String::from_utf8_lossy(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    match path.chars().all(plain) {
+        true => path.into_owned(),
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
 }
 
 /// Seconds since the epoch with nine digits of a fraction.
@@ -142,6 +155,12 @@ pub(crate) fn open(ghosts: &Ghosts, file: &FileRef, flags: OFlags) -> rustix::io
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn paths_are_quoted_where_a_shell_wants_it() {
+        assert_eq!(super::shell_word(b"/var/a-b.c"), "/var/a-b.c");
+        assert_eq!(super::shell_word(b"/it's a"), r"'/it'\''s a'");
+    }
+
     use super::*;
 
     fn reference(path: &Path) -> FileRef {

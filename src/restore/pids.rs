@@ -51,7 +51,7 @@ fn plan_same(ctx: &mut RestoreContext<'_>) {
         ctx.obstacle(Place::Machine, problem, Some(help));
     }
     for (tid, owner) in taken(&wanted) {
-        let problem = format!("pid {tid} is taken: {owner}");
+        let problem = format!("is taken by {owner}");
         let help = "wait until it is free, or restore with `--pids ns` or `--pids new`";
         ctx.obstacle(Place::Task { pid: tid }, problem, Some(help));
     }
@@ -136,7 +136,7 @@ fn pid_max() -> u32 {
 pub(crate) fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     let mut found = BTreeMap::new();
     for &tid in wanted {
-        if let Some(owner) = thread_owner(tid) {
+        if let Some(owner) = thread_owner(tid, wanted) {
             found.insert(tid, owner);
         }
     }
@@ -161,20 +161,27 @@ pub(crate) fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     found
 }
 
-/// The owner of a thread id that exists (zombies included).
-fn thread_owner(tid: u32) -> Option<String> {
+/// The owner of a thread id that exists (zombies included). A thread of a
+/// process that is `wanted` itself goes with that.
+fn thread_owner(tid: u32, wanted: &BTreeSet<u32>) -> Option<String> {
     let tgid = Status::read(tid).ok()?.tgid;
+    if tgid != tid && wanted.contains(&tgid) {
+        return None;
+    }
     Some(if tgid == tid {
-        name(tid)
+        format!("another process ({})", comm(tid))
     } else {
         format!("a thread of {}", name(tgid))
     })
 }
 
 fn name(pid: u32) -> String {
+    format!("pid {pid} ({})", comm(pid))
+}
+
+fn comm(pid: u32) -> String {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let comm = String::from_utf8_lossy(comm.trim_ascii_end()).into_owned();
-    format!("pid {pid} ({comm})")
+    String::from_utf8_lossy(comm.trim_ascii_end()).into_owned()
 }
 
 #[cfg(test)]
@@ -185,7 +192,7 @@ mod tests {
     fn own_pid_is_taken_and_named() {
         let me = std::process::id();
         let found = taken(&BTreeSet::from([me]));
-        assert!(found[&me].starts_with(&format!("pid {me} (")), "{found:?}");
+        assert!(found[&me].starts_with("another process ("), "{found:?}");
     }
 
     #[test]

@@ -91,6 +91,22 @@ fn a_pidfile_a_log_file_and_nothing_else() -> Result {
 }
 
 #[test]
+fn what_cannot_be_told_at_the_end_is_refused_at_the_start() -> Result {
+    let (scratch, mut target) = (Scratch::new()?, sleeper()?);
+    target.dump(&scratch.images(), &[])?;
+    for (option, place) in [("--pidfile", "/nonexistent/pid"), ("--status-fd", "977")] {
+        let restore = scratch.restore().args(["-d", option, place]).run()?;
+        restore.expect_failure(place)?;
+        let process = format!("/proc/{}", target.pid());
+        assert!(
+            !std::path::Path::new(&process).exists(),
+            "{option}: it runs"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn a_zero_byte_on_the_status_descriptor() -> Result {
     let (scratch, mut target) = (Scratch::new()?, sleeper()?);
     let (status, target_pid) = (scratch.path().join("status"), target.pid());

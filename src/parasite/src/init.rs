@@ -1,9 +1,10 @@
 //! The init of a pid namespace made for a restored tree: reaps whatever ends,
 //! and ends itself with the root's exit status (128 and the signal's number if
-//! one killed it) when nothing is left to reap.
+//! one killed it) when nothing is left to reap and nobody else is in the
+//! namespace (a dump from inside ends the task, and still has to say so).
 //!
 //! Protocol: the bytes of [`init`] lie anywhere in an executable area. `rip` is
-//! the first byte, `r14` the root's pid in the namespace, `r15` four writable
+//! the first byte, `r14` the root's pid in the namespace, `r15` sixteen writable
 //! bytes; all signals are blocked.
 
 core::arch::global_asm!(
@@ -31,6 +32,23 @@ core::arch::global_asm!(
         mov     r13d, [r15]
         jmp     302b
     303:
+        // Others may have come in from outside: with the last of us the kernel
+        // would kill them. kill(-1, 0) tells whether there are any.
+        mov     eax, 62
+        mov     rdi, -1
+        xor     esi, esi
+        syscall
+        test    rax, rax
+        jnz     305f
+        // nanosleep of 10 ms
+        mov     qword ptr [r15], 0
+        mov     qword ptr [r15 + 8], 10000000
+        mov     eax, 35
+        mov     rdi, r15
+        xor     esi, esi
+        syscall
+        jmp     302b
+    305:
         mov     edi, r13d
         shr     edi, 8
         and     edi, 0xff
