@@ -16,7 +16,7 @@ pub struct DumpOptions {
     pub images_dir: PathBuf,
     /// What becomes of the target afterwards.
     pub after: After,
-    /// Its session and process group may be led from outside (`-j`).
+    /// That its session is led from outside is known and needs no note (`-j`).
     pub shell_job: bool,
     /// Largest content of a deleted file that is carried, bytes.
     pub ghost_limit: u64,
@@ -83,7 +83,7 @@ pub struct RestoreOptions {
     pub sibling: bool,
     /// Leave it stopped.
     pub leave_stopped: bool,
-    /// A task whose session was led from outside joins ours (`-j`).
+    /// That a task led from outside joins our session needs no note (`-j`).
     pub shell_job: bool,
     /// Which pids it gets.
     pub pids: PidPolicy,

@@ -131,12 +131,12 @@ mod pids {
         };
         let mut leader = in_group(0)?;
         let member = in_group(leader.pid())?;
-        leader.dump(&scratch.images(), &["-j"])?;
+        leader.dump(&scratch.images(), &[])?;
         let named = format!("the process group of pid {} (perl)", member.pid());
-        let restore = scratch.restore().args(["-d", "-j"]);
+        let restore = scratch.restore().arg("-d");
         restore.run()?.expect_failure(&named)?;
         drop(member);
-        leader.restore(&scratch.images(), &["-j"]).map(drop)
+        leader.restore(&scratch.images(), &[]).map(drop)
     }
 
     #[test]

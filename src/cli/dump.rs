@@ -39,7 +39,7 @@ pub(crate) struct DumpArgs {
     #[arg(short = 's', long)]
     leave_stopped: bool,
 
-    /// The process belongs to a shell: its session and process group are led
+    /// The process belongs to a shell: say nothing of its session, which is led
     /// from outside
     #[arg(short = 'j', long)]
     shell_job: bool,

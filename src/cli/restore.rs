@@ -38,8 +38,8 @@ pub(crate) struct RestoreArgs {
     #[arg(short = 's', long)]
     leave_stopped: bool,
 
-    /// The process was dumped with -j: it joins the session and process group
-    /// of icecore
+    /// The process belonged to a shell: say nothing of its joining icecore's
+    /// session
     #[arg(short = 'j', long)]
     shell_job: bool,
 

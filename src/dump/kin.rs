@@ -23,7 +23,7 @@ pub(super) fn check(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32]) -> io::Re
     let Some(&tid) = tids.first() else {
         return Ok(());
     };
-    block_session(ctx, pid, &Stat::read(tid)?);
+    note_session(ctx, pid, &Stat::read(tid)?);
     for other in processes()?.into_iter().filter(|p| *p != pid) {
         block_shared(ctx, pid, tid, other);
         // A process that is gone meanwhile traces and is traced no more.
@@ -60,9 +60,9 @@ fn block_child(ctx: &mut DumpContext<'_>, pid: u32, child: u32) {
     ctx.block(Place::Task { pid }, problem, Some(ONE_PROCESS));
 }
 
-/// Who leads neither its session nor asks for another's (`-j`) would wake up in
-/// a session it does not know.
-fn block_session(ctx: &mut DumpContext<'_>, pid: u32, stat: &Stat) {
+/// A task whose session is led from outside wakes up in the session of whoever
+/// restores it: said aloud, unless `-j` says that it is known.
+fn note_session(ctx: &mut DumpContext<'_>, pid: u32, stat: &Stat) {
     if stat.sid == pid || ctx.options.shell_job {
         return;
     }
@@ -70,10 +70,10 @@ fn block_session(ctx: &mut DumpContext<'_>, pid: u32, stat: &Stat) {
         Ok(_) => name(stat.sid),
         Err(_) => format!("pid {}, which has ended", stat.sid),
     };
-    let problem = format!("its session is that of {leader}, which is not in the dump");
-    let help = "-j (--shell-job) for dump and restore: it joins icecore's session; or start it \
-                with setsid";
-    ctx.block(Place::Task { pid }, problem, Some(help));
+    ctx.notes.push(format!(
+        "the session of pid {pid} is that of {leader}, which is not in the dump: \
+         a restore puts it into icecore's"
+    ));
 }
 
 /// What two processes can have in common beyond namespaces. Where kcmp(2) is

@@ -15,29 +15,10 @@ use crate::options::PidPolicy;
 
 /// Notes what keeps the tasks from getting their pids.
 pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
-    plan_sessions(ctx);
     match ctx.options.pids {
         PidPolicy::Same => plan_same(ctx),
         PidPolicy::New => plan_new(ctx),
         PidPolicy::Namespace => plan_namespace(ctx),
-    }
-}
-
-/// A task that led no session joins ours only where that was asked for.
-fn plan_sessions(ctx: &mut RestoreContext<'_>) {
-    if ctx.options.shell_job {
-        return;
-    }
-    let image = ctx.image;
-    for task in image
-        .tasks
-        .iter()
-        .filter(|t| t.parent.is_none() && t.sid != t.pid)
-    {
-        let (pid, sid) = (task.pid, task.sid);
-        let problem = format!("its session {sid} is not in the image");
-        let help = "-j (--shell-job): it joins icecore's session";
-        ctx.obstacle(Place::Task { pid }, problem, Some(help));
     }
 }
 

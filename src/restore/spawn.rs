@@ -111,9 +111,11 @@ pub(crate) fn place_in_session(
         return Ok(());
     }
     let (pid, sid) = (task.pid, task.sid);
-    ctx.note(format!(
-        "pid {pid} was in session {sid}, which is not in the image: it is in the restorer's now"
-    ));
+    if !ctx.options.shell_job {
+        ctx.note(format!(
+            "pid {pid} was in session {sid}, which is not in the image: it is in the restorer's now"
+        ));
+    }
     if task.pgid == task.pid {
         child.syscall("become a process group leader", libc::SYS_setpgid, &[0, 0])?;
     }
