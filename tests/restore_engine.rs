@@ -307,10 +307,12 @@ mod parents {
             match waitpid(Some(raw), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => Ok(Some(status.terminating_signal())),
                 Ok(None) | Err(rustix::io::Errno::CHILD) if exists(pid) => Ok(None),
+                // Killed before it became ours, it can be reaped with icecore.
+                Err(rustix::io::Errno::CHILD) => Ok(Some(None)),
                 other => Err(format!("{other:?}")),
             }
         })
-        .map(|signal| assert_eq!(signal, Some(libc::SIGTERM)))
+        .map(|signal| assert!(matches!(signal, None | Some(libc::SIGTERM)), "{signal:?}"))
     }
 }
 

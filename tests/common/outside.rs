@@ -179,7 +179,7 @@ fn stat(dir: &Path, prefix: &str, facts: &mut BTreeMap<String, String>) {
         (5, "pgrp"),
         (6, "session"),
         (7, "tty"),
-        (18, "priority"),
+        // Not the 18th, the priority in effect: the kernel lends and takes it.
         (19, "nice"),
         (38, "exit_signal"),
         (40, "rt_priority"),

@@ -67,7 +67,9 @@ fn dumped_all_the_while() -> Result<(), String> {
 fn spawns_threads() -> Result<(), String> {
     let dir = scratch()?;
     let images = dir.path().join("image");
-    let mut victim = Victim::start("spawning", dir.path())?;
+    // It never comes to rest.
+    let mut victim = Victim::launch("spawning", dir.path())?;
+    victim.beats_on(4)?;
     for _ in 0..20 {
         victim.target.dump_running(&images, &[])?;
         clear(&images)?;

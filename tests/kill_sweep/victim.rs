@@ -100,7 +100,10 @@ impl Victim {
         let mut masks = Vec::new();
         for task in tasks {
             let path = task.map_err(|e| e.to_string())?.path();
-            let status = read(format!("{}/status", path.display()))?;
+            // A thread that has ended since is none of the target's any more.
+            let Ok(status) = fs::read_to_string(path.join("status")) else {
+                continue;
+            };
             let of_interest = ["Tgid", "Pid", "SigBlk", "TracerPid", "Threads"];
             let lines = status.lines().filter(|l| {
                 let key = l.split(':').next().unwrap_or_default();
