@@ -53,6 +53,8 @@ mod sched;
 mod seccomp;
 mod signals;
 mod timers;
+mod unix;
+mod unix_queue;
 mod xstate;
 
 mod check;

@@ -60,6 +60,7 @@ pub(crate) mod state;
 mod threads;
 mod timerfd;
 mod timers;
+mod unix;
 mod vdso;
 mod vma;
 mod xstate;

@@ -18,6 +18,7 @@ mod tables;
 mod task;
 mod thread;
 mod timers;
+mod unix;
 mod vma;
 mod xstate;
 
