@@ -7,13 +7,13 @@ use crate::epoll::EpollState;
 use crate::eventfd::EventFdState;
 use crate::ids::{DescriptionId, FdTableId, FsId, ShmemId};
 use crate::inotify::InotifyState;
+use crate::lock::FileLock;
 use crate::pidfd::PidFdState;
 use crate::pipe::PipeEnd;
 use crate::proc_file::ProcFileState;
 use crate::regular::FileRef;
 use crate::signalfd::SignalFdState;
 use crate::timerfd::TimerFdState;
-use crate::unix::UnixSocketState;
 
 /// An open file description: what dup'ed and inherited descriptors share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct OpenFile {
     pub position: u64,
     /// F_SETOWN and F_SETSIG.
     pub owner: Option<FileOwner>,
+    /// Locks taken through it, in the order in which fdinfo shows them.
+    pub locks: Vec<FileLock>,
     /// What it is.
     pub kind: FileKind,
 }
@@ -72,8 +74,6 @@ pub enum FileKind {
     MemFd(ShmemId),
     /// pidfd_open(2) of a task in the dump.
     PidFd(PidFdState),
-    /// An AF_UNIX socket without a name.
-    Unix(UnixSocketState),
 }
 
 /// A descriptor table.

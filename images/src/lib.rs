@@ -19,6 +19,7 @@ pub mod files;
 pub mod ids;
 pub mod inotify;
 pub mod limits;
+pub mod lock;
 pub mod machine;
 pub mod manifest;
 pub mod mm;
@@ -42,7 +43,6 @@ pub mod task;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;
-pub mod unix;
 
 pub use bytes::ByteString;
 pub use check::CheckError;

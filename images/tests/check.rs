@@ -253,8 +253,8 @@ fn descriptors() {
             "descriptor table 0: descriptor 4294967295 is not within 0 to 1073741823",
         ),
         (
-            |c| c.fd_tables[0].entries[0].description = DescriptionId(10),
-            "descriptor table 0: refers to open file description 10, which is not in the image",
+            |c| c.fd_tables[0].entries[0].description = DescriptionId(8),
+            "descriptor table 0: refers to open file description 8, which is not in the image",
         ),
         (
             |c| c.files[0].flags |= 0o2_000_000,
@@ -264,6 +264,23 @@ fn descriptors() {
             |c| c.files[2].position = u64::MAX,
             "open file description 2: position 18446744073709551615 is not within 0 to \
              9223372036854775807",
+        ),
+        (
+            |c| c.files[2].locks[1].start = 15,
+            "open file description 2: first byte of a lock 15 is not within 0 to 14",
+        ),
+        (
+            |c| c.files[2].locks[1].end = 1 << 63,
+            "open file description 2: last byte of a lock 9223372036854775808 is not within 0 \
+             to 9223372036854775807",
+        ),
+        (
+            |c| c.files[2].locks[0].end = 5,
+            "open file description 2: flock locks a part of a file",
+        ),
+        (
+            |c| c.files[2].flags |= 0o10_000_000,
+            "open file description 2: a file opened with O_PATH is locked",
         ),
         (
             |c| c.files[5].kind = FileKind::MemFd(ShmemId(3)),
@@ -277,30 +294,6 @@ fn descriptors() {
                 }
             },
             "open file description 5: an epoll instance watches itself",
-        ),
-        (
-            |c| {
-                if let FileKind::Unix(socket) = &mut c.files[8].kind {
-                    socket.peer = Some(DescriptionId(7));
-                }
-            },
-            "open file description 8: its other end is no socket",
-        ),
-        (
-            |c| {
-                if let FileKind::Unix(socket) = &mut c.files[9].kind {
-                    socket.peer = Some(DescriptionId(9));
-                }
-            },
-            "open file description 8: its other end is not its own",
-        ),
-        (
-            |c| {
-                if let FileKind::Unix(socket) = &mut c.files[8].kind {
-                    socket.shutdown = 1;
-                }
-            },
-            "open file description 8: its two ends disagree about what was shut down",
         ),
         (
             |c| c.pipes[0].capacity = 5000,

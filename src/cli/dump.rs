@@ -44,6 +44,11 @@ pub(crate) struct DumpArgs {
     #[arg(short = 'j', long)]
     shell_job: bool,
 
+    /// No effect, for callers that know it from elsewhere: locks on files are
+    /// always carried
+    #[arg(short = 'l', long)]
+    file_locks: bool,
+
     /// Largest content of a deleted file that is stored
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
     ghost_limit: u64,

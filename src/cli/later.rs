@@ -32,8 +32,6 @@ pub(crate) struct LaterDump {
     external: Vec<String>,
     #[arg(long, hide = true)]
     tcp_close: bool,
-    #[arg(short = 'l', long, hide = true)]
-    file_locks: bool,
     #[arg(long, hide = true)]
     link_remap: bool,
     #[command(flatten)]
@@ -93,7 +91,6 @@ impl LaterDump {
             (self.live, "--live", SPEED),
             (!self.external.is_empty(), "--external", CONNECTIONS),
             (self.tcp_close, "--tcp-close", CONNECTIONS),
-            (self.file_locks, "--file-locks", "file locks"),
             (self.link_remap, "--link-remap", "links to deleted files"),
             (self.parent.is_some(), "--parent", INCREMENTS),
             (self.track_mem, "--track-mem", INCREMENTS),

@@ -43,6 +43,11 @@ pub(crate) struct RestoreArgs {
     #[arg(short = 'j', long)]
     shell_job: bool,
 
+    /// No effect, for callers that know it from elsewhere: locks on files are
+    /// always carried
+    #[arg(short = 'l', long)]
+    file_locks: bool,
+
     /// Write the pid of the restored process to this file; relative to the
     /// images directory
     #[arg(long, value_name = "FILE")]

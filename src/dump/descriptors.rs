@@ -15,8 +15,8 @@ use icecore_images::ids::{DescriptionId, FdTableId, FsId};
 use super::DumpContext;
 use super::descriptor::{Descriptor, Table, read_error};
 use super::{
-    device, directory, epoll, eventfd, fs_state, inotify, memfd, outside, path_only, pidfd, pipe,
-    proc_file, signalfd, timerfd, unix,
+    device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside, path_only, pidfd,
+    pipe, proc_file, signalfd, timerfd,
 };
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -36,8 +36,6 @@ pub(super) struct Collection<'a> {
     pub(super) first: Vec<usize>,
     /// By device and inode.
     pub(super) pipes: BTreeMap<(u64, u64), pipe::Ends>,
-    /// Looked for when there is a socket.
-    pub(super) socket_holders: Option<unix::Holders>,
 }
 
 /// Describes the task's descriptors and notes every one that cannot be
@@ -59,7 +57,6 @@ pub(crate) fn collect(
         descriptions,
         first,
         pipes: BTreeMap::new(),
-        socket_holders: None,
     };
     describe_all(ctx, &mut collection)?;
     let id = FdTableId(ctx.tables.fd_tables.len() as u32);
@@ -137,6 +134,9 @@ fn number_descriptions(
 fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection<'_>) -> Result<(), DumpError> {
     for id in 0..all.first.len() {
         let at = all.first[id];
+        let Some(locks) = lock::describe(ctx, &all.descriptors[at]) else {
+            continue;
+        };
         let kind = describe(ctx, all, at)?;
         let d = &all.descriptors[at];
         let owner = match (&kind, d.is_path_only()) {
@@ -154,6 +154,7 @@ fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection<'_>) -> Result<(
             flags: d.flags(),
             position: d.info.position,
             owner,
+            locks,
             kind,
         });
     }
@@ -167,10 +168,6 @@ fn describe(
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
-    if !d.info.locks.is_empty() {
-        let problem = format!("{} is locked: {}", named(d), d.info.locks.join("; "));
-        d.refuse(ctx, problem, Some("--file-locks (not supported yet)"));
-    }
     if let Some(name) = d.shown_bytes().strip_prefix(b"anon_inode:") {
         return match name {
             b"[eventfd]" => eventfd::describe(ctx, d),
@@ -186,7 +183,7 @@ fn describe(
         return path_only::describe(ctx, d);
     }
     match d.format() {
-        libc::S_IFSOCK => unix::describe(ctx, all, at),
+        libc::S_IFSOCK => outside::refuse_socket(ctx, &all.table, d),
         libc::S_IFIFO => pipe::describe(ctx, all, at),
         libc::S_IFCHR => device::describe(ctx, d),
         _ if proc_file::is_one(d) => proc_file::describe(ctx, d),

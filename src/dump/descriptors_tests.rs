@@ -122,8 +122,8 @@ fn an_epoll_target_behind_a_reused_number_is_found() {
 #[test]
 fn everything_that_is_not_carried_is_named_at_once() {
     let found = describe(
-        "s = socket.socket(socket.AF_UNIX); m, t = os.openpty()\n\
-         os.open('/proc/1/status', 0); f = open(tempfile.mktemp(), 'w'); fcntl.flock(f, 2)\n\
+        "s = socket.socketpair(); m, t = os.openpty()\n\
+         os.open('/proc/1/status', 0); f = open(tempfile.mktemp(), 'w'); fcntl.fcntl(f, 1024, 1)\n\
          os.unlink(f.name)\n\
          os.pidfd_open(1)",
     );
@@ -132,12 +132,12 @@ fn everything_that_is_not_carried_is_named_at_once() {
         "unix stream socket",
         "terminal",
         "/proc/1/status",
-        "is locked",
+        "has a lease",
         "pidfd of pid 1",
     ] {
         assert!(all.contains(what), "{what}:\n{all}");
     }
-    assert_eq!(found.blockers.len(), 6, "{all}");
+    assert_eq!(found.blockers.len(), 7, "{all}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(crate) mod file_ref;
 mod fs_state;
 pub(crate) mod ghost;
 mod inotify;
+mod lock;
 mod memfd;
 pub(crate) mod memory;
 mod mm;
@@ -53,8 +54,6 @@ mod sched;
 mod seccomp;
 mod signals;
 mod timers;
-mod unix;
-mod unix_queue;
 mod xstate;
 
 mod check;

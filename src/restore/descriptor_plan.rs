@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 use super::file_ref::Check;
 use super::numbers::Numbers;
 use super::{
-    RestoreContext, device, epoll, file_ref, fs_state, ghost, in_task, limit, pipe, timerfd,
+    RestoreContext, device, epoll, file_ref, fs_state, ghost, in_task, limit, lock, pipe, timerfd,
 };
 use crate::blocker::Place;
 use crate::kernel::fcntl::F_OWNER_PGRP;
@@ -20,6 +20,7 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
     ghost::plan(ctx);
     for file in &ctx.image.files {
         plan_file(ctx, file);
+        lock::plan(ctx, file);
     }
     for fs in &ctx.image.fs {
         file_ref::check(ctx, &fs.cwd, Check::Kind);
@@ -201,6 +202,5 @@ pub(super) fn name(file: &OpenFile) -> String {
         FileKind::Inotify(_) => "inotify".to_owned(),
         FileKind::MemFd(_) => "memfd".to_owned(),
         FileKind::PidFd(_) => "pidfd".to_owned(),
-        FileKind::Unix(socket) => format!("socket:[{}]", socket.inode),
     }
 }

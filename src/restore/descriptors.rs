@@ -5,7 +5,6 @@
 //! task does not use, and reaches the task by inheritance; scripts then place
 //! it at its numbers. Ordering requirements:
 //! - pipes are filled before their ends are opened with their final flags;
-//! - sockets get their queue before their buffers' sizes and what was shut down;
 //! - inotify instances are opened last, or they would see the others opened,
 //!   and emptied (`settle`) right before the task runs;
 //! - what only the task itself can open (a pidfd of itself, its own `/proc`)
@@ -13,6 +12,7 @@
 //!   is known which number an open gets;
 //! - epoll registrations of numbers that mean something else by now come
 //!   before the task's descriptors are placed;
+//! - locks are taken last: closing a descriptor gives up POSIX locks;
 //! - limits are set, and seccomp filters installed, after descriptors are
 //!   placed; owners are set after credentials, which they remember.
 
@@ -30,8 +30,8 @@ use super::numbers::Numbers;
 use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
-    descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, owner, pipe, regular,
-    signalfd, timerfd, unix,
+    descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, lock, owner, pipe,
+    regular, signalfd, timerfd,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -82,12 +82,11 @@ pub(crate) fn open_all(
     let mut numbers = Numbers::of(ctx.image);
     let limit = OpenFilesLimit::raise()?;
     let mut pipes = pipe::Pipes::create(ctx, ghosts)?;
-    let mut sockets = unix::Sockets::create(ctx)?;
     let mut fds: Vec<Option<OwnedFd>> = ctx.image.files.iter().map(|_| None).collect();
     let is_inotify = |file: &OpenFile| matches!(file.kind, FileKind::Inotify(_));
     let (last, first): (Vec<_>, Vec<_>) = ctx.image.files.iter().partition(|f| is_inotify(f));
     for file in first.into_iter().chain(last) {
-        let opened = open(file, ghosts, shmems, &mut pipes, &mut sockets)
+        let opened = open(file, ghosts, shmems, &mut pipes)
             .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
             .map_err(|source| rebuild(file, source))?;
         if let Some(slot) = fds.get_mut(file.id.0 as usize) {
@@ -115,7 +114,6 @@ fn open(
     ghosts: &Ghosts,
     shmems: &Shmems,
     pipes: &mut pipe::Pipes,
-    sockets: &mut unix::Sockets,
 ) -> std::io::Result<Option<OwnedFd>> {
     let flags = open_flags(file.flags);
     let fd = match &file.kind {
@@ -134,7 +132,6 @@ fn open(
         FileKind::SignalFd(state) => signalfd::open(state, flags)?,
         FileKind::Inotify(state) => inotify::open(state, flags, ghosts)?,
         FileKind::MemFd(id) => regular::at(shmems.reopen(*id, flags)?, flags, file.position)?,
-        FileKind::Unix(_) => sockets.open(file.id, flags)?,
     };
     Ok(Some(fd))
 }
@@ -205,7 +202,7 @@ fn close_all_but(open: &BTreeSet<u32>, script: &mut Script) {
 }
 
 /// What needs the task's own identity and its final descriptor numbers: epoll
-/// registrations, owners, timers' expiry.
+/// registrations, owners, timers' expiry, locks.
 pub(crate) fn finish(
     ctx: &RestoreContext<'_>,
     opened: &Opened,
@@ -234,6 +231,9 @@ pub(crate) fn finish(
             timerfd::arm(ctx, fd, state, script);
         }
         owner::set(ctx, fd, file, script);
+    }
+    for (file, fd) in files() {
+        lock::take(fd, file, script);
     }
 }
 

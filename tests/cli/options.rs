@@ -19,7 +19,6 @@ fn of_later_versions_are_refused_by_name() -> Result {
         "--external=mnt[/x]:y",
         "--tcp-established",
         "--tcp-close",
-        "--file-locks",
         "--link-remap",
         "--manage-cgroups",
         "--manage-cgroups=soft",

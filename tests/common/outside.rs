@@ -231,6 +231,14 @@ fn fdinfo_fact(i: usize, line: &str) -> Option<(String, String)> {
             let (target, how) = watched.split_once(' ').unwrap_or((watched, ""));
             Some((format!("tfd {target}"), how.trim().to_owned()))
         }
+        // The file is what the link says; its inode is new if it has no name.
+        "lock" => {
+            let words = value.split_whitespace();
+            let rest: Vec<&str> = words
+                .filter(|word| word.matches(':').count() != 2)
+                .collect();
+            Some((format!("{name}#{i}"), rest.join(" ")))
+        }
         _ => Some((format!("{name}#{i}"), value.to_owned())),
     }
 }

@@ -20,6 +20,7 @@ mod inotify;
 mod kin;
 mod leaderless;
 mod limits;
+mod lock;
 mod memfd;
 mod memory;
 mod pidfd;
@@ -37,7 +38,6 @@ mod sys;
 mod threads;
 mod timerfd;
 mod timers;
-mod unix;
 mod xstate;
 
 use std::process::ExitCode;
@@ -68,6 +68,7 @@ fn all() -> Vec<Victim> {
         eventfd::victims(),
         ghost::victims(),
         inotify::victims(),
+        lock::victims(),
         memfd::victims(),
         pidfd::victims(),
         pipe::victims(),
@@ -75,7 +76,6 @@ fn all() -> Vec<Victim> {
         regular::victims(),
         signalfd::victims(),
         socket::victims(),
-        unix::victims(),
         timerfd::victims(),
     ]
     .into_iter()

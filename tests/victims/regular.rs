@@ -18,7 +18,6 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("regular-many", many).only(&[Mode::Cycles, Mode::Running]),
         Victim::new("regular-beyond-limit", beyond_limit).only(&[Mode::Cycles, Mode::Running]),
         Victim::new("regular-dropped", dropped).only(&[Mode::Cycles, Mode::Running]),
-        Victim::refused("regular-locked", "is locked: ", locked),
     ]
 }
 
@@ -251,12 +250,5 @@ fn dropped(stage: &mut Stage) -> Result<(), String> {
         rustix::io::pread(&reader, &mut bytes[..], 0).map_err(text("read"))?;
         same("contents", &&bytes, &b"Kept")?;
     }
-    Ok(())
-}
-
-fn locked(stage: &mut Stage) -> Result<(), String> {
-    let file = File::create(stage.dir().join("lock")).map_err(text("create"))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(text("flock"))?;
-    while stage.next()? {}
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::numbers::{bits, count, id, offset, owners, path, pid, refers, within};
 use super::problem::{At, CheckError, Found, Object, Problem};
-use super::{MAX_FD, timers, unix};
+use super::{MAX_FD, lock, timers};
 use crate::checkpoint::Checkpoint;
 use crate::device::{DeviceState, is_stateless};
 use crate::epoll::EpollState;
@@ -78,6 +78,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
     if let Some(owner) = &file.owner {
         file_owner(owner)?;
     }
+    lock::locks(file)?;
     match &file.kind {
         FileKind::Regular(f) => file_ref(image, "a regular file", f, &[REGULAR]),
         FileKind::Directory(f) => file_ref(image, "a directory", f, &[DIRECTORY]),
@@ -92,7 +93,6 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::Inotify(i) => inotify(image, i),
         FileKind::MemFd(shmem) => memfd(image, *shmem),
         FileKind::PidFd(p) => pidfd(image, p),
-        FileKind::Unix(s) => unix::socket(image, file.id, s),
     }
 }
 

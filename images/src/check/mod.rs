@@ -8,6 +8,7 @@
 
 mod descriptors;
 mod files;
+mod lock;
 mod machine;
 mod memory;
 mod numbers;
@@ -18,7 +19,6 @@ mod tables;
 mod task;
 mod thread;
 mod timers;
-mod unix;
 mod vma;
 mod xstate;
 

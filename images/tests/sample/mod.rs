@@ -13,6 +13,7 @@ use icecore_images::eventfd::EventFdState;
 use icecore_images::files::{FdEntry, FdTable, FileKind, FileOwner, FsState, OpenFile};
 use icecore_images::ids::*;
 use icecore_images::limits::Rlimit;
+use icecore_images::lock::{FileLock, LockKind};
 use icecore_images::machine::MachineState;
 use icecore_images::mm::*;
 use icecore_images::pages::*;
@@ -27,7 +28,6 @@ use icecore_images::task::*;
 use icecore_images::thread::*;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::timers::*;
-use icecore_images::unix::{UnixSocketKind, UnixSocketState};
 
 /// Pages stored for the sample: two for the heap, one for the ghost, one for
 /// the memfd.
@@ -96,12 +96,22 @@ fn stored(start: u64, count: u64, page: u64) -> PageExtent {
     }
 }
 
+fn lock(kind: LockKind, write: bool, start: u64, end: u64) -> FileLock {
+    FileLock {
+        kind,
+        write,
+        start,
+        end,
+    }
+}
+
 fn open_file(id: u32, flags: u32, kind: FileKind) -> OpenFile {
     OpenFile {
         id: DescriptionId(id),
         flags,
         position: 0,
         owner: None,
+        locks: Vec::new(),
         kind,
     }
 }
@@ -207,6 +217,11 @@ fn files() -> Vec<OpenFile> {
         signal: 29,
         uids: (1000, 1000),
     });
+    appended.locks = vec![
+        lock(LockKind::Flock, true, 0, i64::MAX as u64),
+        lock(LockKind::Posix, false, 10, 14),
+        lock(LockKind::Ofd, true, 100, i64::MAX as u64),
+    ];
     let mut deleted = file("/tmp/gone", 0o100_600);
     deleted.ghost = Some(GhostId(0));
     let epoll = EpollState {
@@ -238,25 +253,7 @@ fn files() -> Vec<OpenFile> {
         open_file(5, 0o2, FileKind::Epoll(epoll)),
         open_file(6, 0o2, FileKind::TimerFd(timer)),
         open_file(7, 0o100_002, FileKind::MemFd(ShmemId(0))),
-        open_file(8, 0o2, FileKind::Unix(socket(9, "half way"))),
-        open_file(9, 0o2, FileKind::Unix(socket(8, "there"))),
     ]
-}
-
-fn socket(peer: u32, queued: &str) -> UnixSocketState {
-    UnixSocketState {
-        inode: 100 + u64::from(peer),
-        kind: UnixSocketKind::Stream,
-        peer: Some(DescriptionId(peer)),
-        shutdown: 0,
-        queue: vec![text(queued)],
-        send_buffer: 212_992,
-        receive_buffer: 212_992,
-        send_timeout_us: 0,
-        receive_timeout_us: 1_500_000,
-        uid: 1000,
-        gid: 1000,
-    }
 }
 
 fn ghost() -> GhostFile {

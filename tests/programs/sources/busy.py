@@ -120,10 +120,7 @@ class Database:
     def __init__(self):
         self.path = os.path.join(STAGE, "rows.db")
         self.rows = 0
-        # Without sqlite's file locks: nobody else opens this database while
-        # it is written to, and locks are the business of another test.
-        self.uri = f"file:{self.path}?vfs=unix-none"
-        self.connection = sqlite3.connect(self.uri, uri=True, isolation_level=None)
+        self.connection = sqlite3.connect(self.path, isolation_level=None)
         self.connection.execute("pragma cache_spill = 1")
         self.connection.execute("pragma cache_size = 4")
         self.connection.execute("create table rows (id integer, text text)")
@@ -140,7 +137,7 @@ class Database:
         if inside != self.rows:
             sys.exit(f"{inside} rows inside the transaction instead of {self.rows}")
         self.connection.execute("commit")
-        other = sqlite3.connect(self.uri, uri=True)
+        other = sqlite3.connect(self.path)
         outside = self.count(other)
         sound = other.execute("pragma integrity_check").fetchone()[0]
         other.close()

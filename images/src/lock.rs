@@ -1,0 +1,28 @@
+//! Locks on files: fcntl(2) and flock(2).
+
+use serde::{Deserialize, Serialize};
+
+/// A lock held through an open file description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLock {
+    /// What took it.
+    pub kind: LockKind,
+    /// Exclusive; otherwise shared.
+    pub write: bool,
+    /// First byte; 0 for flock(2).
+    pub start: u64,
+    /// Last byte; the largest offset (2⁶³ − 1): to the end of the file,
+    /// wherever that is, as always for flock(2).
+    pub end: u64,
+}
+
+/// What took a lock, and so who owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockKind {
+    /// F_SETLK: the process that took it.
+    Posix,
+    /// F_OFD_SETLK: the open file description.
+    Ofd,
+    /// flock(2): the open file description.
+    Flock,
+}
