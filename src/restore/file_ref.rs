@@ -97,7 +97,11 @@ fn changed(file: &FileRef, meta: &Metadata) -> Option<(String, Option<String>)> 
     let help = "bring back the file as it was at the dump".to_owned();
     if meta.size() != file.size {
         let problem = format!("has {} bytes now and had {}", meta.size(), file.size);
-        return Some((problem, Some(help)));
+        let grown = meta.size() > file.size && file.build_id.is_none();
+        return Some((
+            problem,
+            Some(if grown { cut_back(file, &help) } else { help }),
+        ));
     }
     if let Some(was) = &file.build_id {
         let is = std::fs::File::open(path(file))
@@ -121,6 +125,14 @@ fn changed(file: &FileRef, meta: &Metadata) -> Option<(String, Option<String>)> 
         let problem = format!("was modified since the dump (modification time @{is}, was @{was})");
         (problem, Some(help))
     })
+}
+
+/// What a job wrote after the snapshot it goes back to is written again.
+fn cut_back(file: &FileRef, help: &str) -> String {
+    let (size, was, name) = (file.size, seconds(file.mtime_ns), shell_word(&file.path.0));
+    format!(
+        "{help}, or, if it has only grown since: truncate -s {size} {name} && touch -d @{was} {name}"
+    )
 }
 
 /// A path as a shell reads it back, quoted where that needs quotes.
@@ -195,8 +207,9 @@ mod tests {
         assert_eq!(problem(&old, Check::Kind), None);
 
         std::fs::write(&path, "abcd").unwrap();
-        let (text, _) = problem(&file, Check::Contents).unwrap();
+        let (text, help) = problem(&file, Check::Contents).unwrap();
         assert_eq!(text, "has 4 bytes now and had 3");
+        assert!(help.unwrap().contains("truncate -s 3 "));
         assert_eq!(problem(&file, Check::Prefix), None);
         std::fs::write(&path, "a").unwrap();
         assert!(problem(&file, Check::Prefix).is_some());

@@ -139,8 +139,10 @@ fn a_zero_byte_on_the_status_descriptor() -> Result {
 fn an_interrupt_that_harms_nobody() -> Result {
     for stage in ["pre-dump", "post-dump"] {
         let (scratch, mut target) = (Scratch::new()?, sleeper()?);
-        // The script's parent is icecore.
-        let body = format!("[ $CRTOOLS_SCRIPT_ACTION != {stage} ] || kill -INT $PPID");
+        // The script's parent is icecore, another thread of which takes the
+        // signal: it is given the time.
+        let body =
+            format!("[ $CRTOOLS_SCRIPT_ACTION != {stage} ] || {{ kill -INT $PPID; sleep 0.5; }}");
         let script = action_script(&scratch, &body)?;
         let dump = scratch
             .dump(target.pid())
