@@ -14,6 +14,7 @@ use crate::proc_file::ProcFileState;
 use crate::regular::FileRef;
 use crate::signalfd::SignalFdState;
 use crate::timerfd::TimerFdState;
+use crate::unix::UnixSocketState;
 
 /// An open file description: what dup'ed and inherited descriptors share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,8 @@ pub enum FileKind {
     MemFd(ShmemId),
     /// pidfd_open(2) of a task in the dump.
     PidFd(PidFdState),
+    /// An AF_UNIX socket without a name.
+    Unix(UnixSocketState),
 }
 
 /// A descriptor table.

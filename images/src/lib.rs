@@ -43,6 +43,7 @@ pub mod task;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;
+pub mod unix;
 
 pub use bytes::ByteString;
 pub use check::CheckError;

@@ -253,8 +253,8 @@ fn descriptors() {
             "descriptor table 0: descriptor 4294967295 is not within 0 to 1073741823",
         ),
         (
-            |c| c.fd_tables[0].entries[0].description = DescriptionId(8),
-            "descriptor table 0: refers to open file description 8, which is not in the image",
+            |c| c.fd_tables[0].entries[0].description = DescriptionId(10),
+            "descriptor table 0: refers to open file description 10, which is not in the image",
         ),
         (
             |c| c.files[0].flags |= 0o2_000_000,
@@ -294,6 +294,30 @@ fn descriptors() {
                 }
             },
             "open file description 5: an epoll instance watches itself",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[8].kind {
+                    socket.peer = Some(DescriptionId(7));
+                }
+            },
+            "open file description 8: its other end is no socket",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[9].kind {
+                    socket.peer = Some(DescriptionId(9));
+                }
+            },
+            "open file description 8: its other end is not its own",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[8].kind {
+                    socket.shutdown = 1;
+                }
+            },
+            "open file description 8: its two ends disagree about what was shut down",
         ),
         (
             |c| c.pipes[0].capacity = 5000,

@@ -16,7 +16,7 @@ use super::DumpContext;
 use super::descriptor::{Descriptor, Table, read_error};
 use super::{
     device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside, path_only, pidfd,
-    pipe, proc_file, signalfd, timerfd,
+    pipe, proc_file, signalfd, timerfd, unix,
 };
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -36,6 +36,8 @@ pub(super) struct Collection<'a> {
     pub(super) first: Vec<usize>,
     /// By device and inode.
     pub(super) pipes: BTreeMap<(u64, u64), pipe::Ends>,
+    /// Looked for when there is a socket.
+    pub(super) socket_holders: Option<unix::Holders>,
 }
 
 /// Describes the task's descriptors and notes every one that cannot be
@@ -57,6 +59,7 @@ pub(crate) fn collect(
         descriptions,
         first,
         pipes: BTreeMap::new(),
+        socket_holders: None,
     };
     describe_all(ctx, &mut collection)?;
     let id = FdTableId(ctx.tables.fd_tables.len() as u32);
@@ -183,7 +186,7 @@ fn describe(
         return path_only::describe(ctx, d);
     }
     match d.format() {
-        libc::S_IFSOCK => outside::refuse_socket(ctx, &all.table, d),
+        libc::S_IFSOCK => unix::describe(ctx, all, at),
         libc::S_IFIFO => pipe::describe(ctx, all, at),
         libc::S_IFCHR => device::describe(ctx, d),
         _ if proc_file::is_one(d) => proc_file::describe(ctx, d),

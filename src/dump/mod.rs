@@ -54,6 +54,8 @@ mod sched;
 mod seccomp;
 mod signals;
 mod timers;
+mod unix;
+mod unix_queue;
 mod xstate;
 
 mod check;

@@ -13,7 +13,7 @@ use super::descriptors::named;
 use super::socket;
 use crate::error::DumpError;
 
-/// Somebody who holds a pipe.
+/// Somebody who holds a pipe or socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Holder {
     pid: u32,
@@ -50,15 +50,15 @@ pub(super) fn list(holders: &[Holder]) -> String {
     text.join(" and ")
 }
 
-/// Who else holds these pipes, each given by device and inode and by what its
+/// Who else holds these pipes or sockets, each given by device and inode and by what its
 /// link says: everybody but the task, and but `ours` among our own numbers.
-pub(super) fn pipe_holders(
-    pipes: &[((u64, u64), &str)],
+pub(super) fn holders(
+    objects: &[((u64, u64), &str)],
     task: u32,
     ours: &HashSet<u32>,
 ) -> HashMap<(u64, u64), Vec<Holder>> {
-    let names: HashSet<&[u8]> = pipes.iter().map(|(_, name)| name.as_bytes()).collect();
-    let keys: HashSet<(u64, u64)> = pipes.iter().map(|(key, _)| *key).collect();
+    let names: HashSet<&[u8]> = objects.iter().map(|(_, name)| name.as_bytes()).collect();
+    let keys: HashSet<(u64, u64)> = objects.iter().map(|(key, _)| *key).collect();
     let own_pid = std::process::id();
     let mut found: HashMap<_, Vec<Holder>> = HashMap::new();
     for pid in numbers("/proc").filter(|&pid| pid != task) {

@@ -126,7 +126,7 @@ pub(super) fn finish(
     };
     let ours: HashSet<u32> = pipes.values().flat_map(ours).flatten().collect();
     let keys: Vec<_> = pipes.values().map(|p| (p.key, p.named.as_str())).collect();
-    let holders = outside::pipe_holders(&keys, pid, &ours);
+    let holders = outside::holders(&keys, pid, &ours);
     for ends in pipes.values() {
         if let Some(problem) = outside_problem(ends, &holders) {
             let help = "--outside pipe=keep|reconnect|close|auto (not supported yet)";

@@ -1,10 +1,13 @@
-//! Sockets: not carried yet, but named with all that identifies the other end.
+//! Sockets that are not carried, named with all that identifies the other end.
 
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::outside;
+
+/// The name of a socket without one.
+pub(super) const NO_ADDRESS: &str = "no address";
 
 /// What to say about a socket.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,13 +60,13 @@ fn state(socket: &OwnedFd, domain: AddressFamily, pid: u32) -> String {
     }
     let Some(peer) = rustix::net::getpeername(socket).ok().flatten() else {
         return match own.as_str() {
-            "" | "no address" => "not connected".to_owned(),
+            "" | NO_ADDRESS => "not connected".to_owned(),
             own => format!("bound to {own}"),
         };
     };
     let peer = address(&peer);
     let between = match domain {
-        AddressFamily::UNIX if peer == "no address" => own,
+        AddressFamily::UNIX if peer == NO_ADDRESS => own,
         AddressFamily::UNIX => peer,
         _ => format!("{own} to {peer}"),
     };
@@ -82,18 +85,22 @@ fn state(socket: &OwnedFd, domain: AddressFamily, pid: u32) -> String {
     }
 }
 
-fn address(address: &rustix::net::SocketAddrAny) -> String {
+/// The name of a socket in a message.
+pub(super) fn address(address: &rustix::net::SocketAddrAny) -> String {
     use rustix::net::{SocketAddr, SocketAddrUnix};
     if let Ok(ip) = SocketAddr::try_from(address.clone()) {
         return ip.to_string();
     }
-    let Ok(unix) = SocketAddrUnix::try_from(address.clone()) else {
-        return "no address".to_owned();
+    // A family and nothing else: rustix would take it for an abstract name.
+    let unnamed = address.addr_len() as usize <= size_of::<libc::sa_family_t>();
+    let unix = SocketAddrUnix::try_from(address.clone());
+    let (false, Ok(unix)) = (unnamed, unix) else {
+        return NO_ADDRESS.to_owned();
     };
     let bytes = |b: &[u8]| icecore_images::ByteString::from(b).to_string();
     match (unix.path(), unix.abstract_name()) {
         (Some(path), _) => bytes(path.to_bytes()),
         (None, Some(name)) => format!("@{}", bytes(name)),
-        (None, None) => "no address".to_owned(),
+        (None, None) => NO_ADDRESS.to_owned(),
     }
 }

@@ -202,5 +202,6 @@ pub(super) fn name(file: &OpenFile) -> String {
         FileKind::Inotify(_) => "inotify".to_owned(),
         FileKind::MemFd(_) => "memfd".to_owned(),
         FileKind::PidFd(_) => "pidfd".to_owned(),
+        FileKind::Unix(socket) => format!("socket:[{}]", socket.inode),
     }
 }

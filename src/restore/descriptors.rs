@@ -5,6 +5,7 @@
 //! task does not use, and reaches the task by inheritance; scripts then place
 //! it at its numbers. Ordering requirements:
 //! - pipes are filled before their ends are opened with their final flags;
+//! - sockets get their queue before their buffers' sizes and what was shut down;
 //! - inotify instances are opened last, or they would see the others opened,
 //!   and emptied (`settle`) right before the task runs;
 //! - what only the task itself can open (a pidfd of itself, its own `/proc`)
@@ -31,7 +32,7 @@ use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
     descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, lock, owner, pipe,
-    regular, signalfd, timerfd,
+    regular, signalfd, timerfd, unix,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -82,11 +83,12 @@ pub(crate) fn open_all(
     let mut numbers = Numbers::of(ctx.image);
     let limit = OpenFilesLimit::raise()?;
     let mut pipes = pipe::Pipes::create(ctx, ghosts)?;
+    let mut sockets = unix::Sockets::create(ctx)?;
     let mut fds: Vec<Option<OwnedFd>> = ctx.image.files.iter().map(|_| None).collect();
     let is_inotify = |file: &OpenFile| matches!(file.kind, FileKind::Inotify(_));
     let (last, first): (Vec<_>, Vec<_>) = ctx.image.files.iter().partition(|f| is_inotify(f));
     for file in first.into_iter().chain(last) {
-        let opened = open(file, ghosts, shmems, &mut pipes)
+        let opened = open(file, ghosts, shmems, &mut pipes, &mut sockets)
             .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
             .map_err(|source| rebuild(file, source))?;
         if let Some(slot) = fds.get_mut(file.id.0 as usize) {
@@ -114,6 +116,7 @@ fn open(
     ghosts: &Ghosts,
     shmems: &Shmems,
     pipes: &mut pipe::Pipes,
+    sockets: &mut unix::Sockets,
 ) -> std::io::Result<Option<OwnedFd>> {
     let flags = open_flags(file.flags);
     let fd = match &file.kind {
@@ -132,6 +135,7 @@ fn open(
         FileKind::SignalFd(state) => signalfd::open(state, flags)?,
         FileKind::Inotify(state) => inotify::open(state, flags, ghosts)?,
         FileKind::MemFd(id) => regular::at(shmems.reopen(*id, flags)?, flags, file.position)?,
+        FileKind::Unix(_) => sockets.open(file.id, flags)?,
     };
     Ok(Some(fd))
 }

@@ -61,6 +61,7 @@ pub(crate) mod state;
 mod threads;
 mod timerfd;
 mod timers;
+mod unix;
 mod vdso;
 mod vma;
 mod xstate;

@@ -12,6 +12,7 @@ pub(crate) fn programs() -> Vec<Victim> {
             // The interval timer's signal comes at any moment.
             .allow("status/ShdPnd")
             .allow("thread/*/status/ShdPnd"),
+        Victim::program("asyncio", asyncio),
         // Collectors and compilers of these two make and unmake memory at any
         // moment; that it comes back to the byte is shown by others.
         Victim::program("node", node).allow("map/*"),
@@ -24,6 +25,12 @@ fn python(_: &Path) -> Result<Command, String> {
     // Debian's: what is called python3 in PATH may be a shell script.
     let mut command = in_session("/usr/bin/python3");
     command.arg(source("busy.py"));
+    Ok(command)
+}
+
+fn asyncio(_: &Path) -> Result<Command, String> {
+    let mut command = in_session("/usr/bin/python3");
+    command.arg(source("event_loop.py"));
     Ok(command)
 }
 

@@ -38,6 +38,7 @@ mod sys;
 mod threads;
 mod timerfd;
 mod timers;
+mod unix;
 mod xstate;
 
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ fn all() -> Vec<Victim> {
         regular::victims(),
         signalfd::victims(),
         socket::victims(),
+        unix::victims(),
         timerfd::victims(),
     ]
     .into_iter()

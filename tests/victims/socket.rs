@@ -8,8 +8,7 @@ use crate::regular::text;
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
-        Victim::refused("socket-unix", "unix stream socket, connected", unix),
-        Victim::refused("socket-queued", "within the task, 6 bytes queued", unix),
+        Victim::refused("socket-unix", "within the task, 6 bytes queued", unix),
         Victim::refused(
             "socket-listening",
             "unix stream socket, listening at ",
@@ -28,10 +27,15 @@ pub(crate) fn victims() -> Vec<Victim> {
     ]
 }
 
+/// Connected by name, both ends in the task.
 fn unix(stage: &mut Stage) -> Result<(), String> {
     use std::io::Write;
-    let (one, mut two) = UnixStream::pair().map_err(text("socketpair"))?;
-    two.write_all(b"queued").map_err(text("write"))?;
+    let path = stage.dir().join("socket");
+    let listener = UnixListener::bind(&path).map_err(text("bind"))?;
+    let mut one = UnixStream::connect(&path).map_err(text("connect"))?;
+    let (two, _) = listener.accept().map_err(text("accept"))?;
+    drop(listener);
+    one.write_all(b"queued").map_err(text("write"))?;
     while stage.next()? {}
     drop((one, two));
     Ok(())

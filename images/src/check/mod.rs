@@ -19,6 +19,7 @@ mod tables;
 mod task;
 mod thread;
 mod timers;
+mod unix;
 mod vma;
 mod xstate;
 

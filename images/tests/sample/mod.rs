@@ -28,6 +28,7 @@ use icecore_images::task::*;
 use icecore_images::thread::*;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::timers::*;
+use icecore_images::unix::{UnixSocketKind, UnixSocketState};
 
 /// Pages stored for the sample: two for the heap, one for the ghost, one for
 /// the memfd.
@@ -253,7 +254,25 @@ fn files() -> Vec<OpenFile> {
         open_file(5, 0o2, FileKind::Epoll(epoll)),
         open_file(6, 0o2, FileKind::TimerFd(timer)),
         open_file(7, 0o100_002, FileKind::MemFd(ShmemId(0))),
+        open_file(8, 0o2, FileKind::Unix(socket(9, "half way"))),
+        open_file(9, 0o2, FileKind::Unix(socket(8, "there"))),
     ]
+}
+
+fn socket(peer: u32, queued: &str) -> UnixSocketState {
+    UnixSocketState {
+        inode: 100 + u64::from(peer),
+        kind: UnixSocketKind::Stream,
+        peer: Some(DescriptionId(peer)),
+        shutdown: 0,
+        queue: vec![text(queued)],
+        send_buffer: 212_992,
+        receive_buffer: 212_992,
+        send_timeout_us: 0,
+        receive_timeout_us: 1_500_000,
+        uid: 1000,
+        gid: 1000,
+    }
 }
 
 fn ghost() -> GhostFile {

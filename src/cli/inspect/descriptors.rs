@@ -7,6 +7,7 @@ use icecore_images::files::{FdTable, FileKind, OpenFile};
 use icecore_images::ids::PipeId;
 use icecore_images::shmem::ShmemKind;
 use icecore_images::timerfd::TimerFdState;
+use icecore_images::unix::{UnixSocketKind, UnixSocketState};
 use indicatif::BinaryBytes;
 
 use super::table::Table;
@@ -117,6 +118,7 @@ fn what(image: &Checkpoint, file: &OpenFile) -> String {
             None => format!("memfd {id}"),
         },
         FileKind::PidFd(pidfd) => format!("pidfd of {}", pidfd.pid),
+        FileKind::Unix(socket) => unix(socket),
     }
 }
 
@@ -133,6 +135,20 @@ fn pipe(image: &Checkpoint, id: PipeId) -> String {
         0 => name,
         queued => format!("{name}, {queued} of {} bytes queued", pipe.capacity),
     }
+}
+
+fn unix(socket: &UnixSocketState) -> String {
+    let kind = match socket.kind {
+        UnixSocketKind::Stream => "stream",
+        UnixSocketKind::Datagram => "datagram",
+        UnixSocketKind::SeqPacket => "seqpacket",
+    };
+    let peer = match socket.peer {
+        Some(id) => format!("connected to open file {id}"),
+        None => "its other end closed".to_owned(),
+    };
+    let queued: usize = socket.queue.iter().map(|part| part.0.len()).sum();
+    format!("unix {kind} socket, {peer}, {queued} bytes queued")
 }
 
 fn timerfd(timer: &TimerFdState) -> String {

@@ -1,5 +1,9 @@
 import java.io.File;
 import java.io.FileOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.StandardOpenOption;
 import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.List;
@@ -73,6 +77,31 @@ public final class Busy {
         }
     }
 
+    /** NIO: its first use opens a socket whose other end is closed at once. */
+    static final class Channel {
+        final FileChannel channel;
+        long written;
+
+        Channel(File dir) throws Exception {
+            channel = FileChannel.open(dir.toPath().resolve("channel"), StandardOpenOption.CREATE_NEW,
+                    StandardOpenOption.READ, StandardOpenOption.WRITE);
+            channel.write(ByteBuffer.wrap(new byte[] {1, 2, 3}));
+            written = 3;
+            if (Files.size(dir.toPath().resolve("channel")) != written) {
+                throw new IllegalStateException("the file has another size");
+            }
+        }
+
+        void check() throws Exception {
+            ByteBuffer first = ByteBuffer.allocate(3);
+            channel.read(first, 0);
+            if (first.get(2) != 3 || channel.position() != written || channel.size() != written) {
+                throw new IllegalStateException("the channel is not where it was");
+            }
+            written += channel.write(ByteBuffer.wrap(new byte[1000]));
+        }
+    }
+
     /** The stage protocol: see tests/victims/harness/stage.rs. */
     static final class Stage {
         final File dir = new File(System.getenv("ICECORE_STAGE"));
@@ -115,8 +144,10 @@ public final class Busy {
         timer.scheduleAtFixedRate(ticks::incrementAndGet, 10, 10, TimeUnit.MILLISECONDS);
         List<byte[]> kept = new ArrayList<>();
         Stage stage = new Stage();
+        Channel channel = new Channel(stage.dir);
         try {
             while (stage.next()) {
+                channel.check();
                 long before = ticks.get();
                 waitFor("ticks", () -> ticks.get() > before + 3);
                 long[] links = chains.stream().mapToLong(Chain::links).toArray();
