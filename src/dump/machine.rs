@@ -36,13 +36,13 @@ pub(super) fn checkpoint(
 fn machine(pid: u32, frozen: &Frozen) -> Result<MachineState, DumpError> {
     let uname = rustix::system::uname();
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let boot_id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot_id = procfs::sys::kernel::random::boot_id().unwrap_or_default();
     let command = std::env::args_os();
     Ok(MachineState {
         icecore: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: uname.release().to_bytes().into(),
         host: uname.nodename().to_bytes().into(),
-        boot_id: boot_id.trim_ascii().into(),
+        boot_id: boot_id.trim().as_bytes().into(),
         cpu: ByteString(cpu::model().into_bytes()),
         xcr0: xcr0(pid, frozen)?,
         cpu_features: cpu::features(),

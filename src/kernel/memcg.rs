@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use procfs::Current;
+
 /// Whether files in `dir` live in memory.
 pub fn is_memory_backed(dir: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -24,12 +26,9 @@ pub fn headroom() -> Option<u64> {
     groups.chain(machine).min()
 }
 
-/// `MemAvailable` of /proc/meminfo.
+/// `MemAvailable` of /proc/meminfo, bytes.
 fn machine_available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kb: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kb.checked_mul(1024)
+    procfs::Meminfo::current().ok()?.mem_available
 }
 
 /// Names of the files that hold a limit and the usage.

@@ -106,10 +106,8 @@ pub(crate) fn tids(task: &TaskState) -> impl Iterator<Item = u32> + use<> {
 }
 
 fn pid_max() -> u32 {
-    fs::read_to_string("/proc/sys/kernel/pid_max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(u32::MAX)
+    let limit = procfs::sys::kernel::pid_max().ok();
+    limit.map_or(u32::MAX, i32::cast_unsigned)
 }
 
 /// Which of `wanted` are taken, and by whom: as a thread, or only as the id of
