@@ -253,6 +253,7 @@ impl DumpError {
     pub fn help(&self) -> Option<String> {
         match self {
             DumpError::Freeze { source, .. } => source.help(),
+            DumpError::Inject { source, .. } => source.help().map(str::to_owned),
             DumpError::Image(error) => error.help().map(str::to_owned),
             DumpError::Space { .. } => {
                 Some("free space there, or give another directory".to_owned())

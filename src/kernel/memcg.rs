@@ -1,5 +1,5 @@
-//! How much memory is left for us: what a file on a tmpfs may take without
-//! anyone being killed for it.
+//! How much memory is left: for us, what a file on a tmpfs may take without
+//! anyone being killed for it; for a target, what may be charged to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,32 @@ pub fn is_memory_backed(dir: &Path) -> bool {
 /// the machine; `None` if nothing of that can be read.
 pub fn headroom() -> Option<u64> {
     let machine = machine_available();
-    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let groups = cgroups
-        .lines()
-        .filter_map(|line| group(line, &mounts))
-        .filter_map(|(mount, path, files)| smallest(&mount, &path, files));
-    groups.chain(machine).min()
+    let group = headroom_of_groups("/proc/self/cgroup", |group, files| {
+        left(group, files, idle_cache)
+    });
+    group.into_iter().chain(machine).min()
+}
+
+/// Bytes that may still be charged to the memory cgroup of the thread `tid` and
+/// all those above it before the kernel ends someone in it: what it could page
+/// out first counts as free. `None` where there is no limit.
+pub fn headroom_of(tid: u32) -> Option<u64> {
+    headroom_of_groups(&format!("/proc/{tid}/cgroup"), |group, files| {
+        Some(left(group, files, any_cache)?.saturating_add(swap_left(group)))
+    })
+}
+
+/// The least of what `left` finds in the memory cgroups that this
+/// `/proc/PID/cgroup` names, and above them.
+fn headroom_of_groups(cgroups: &str, left: fn(&Path, Files) -> Option<u64>) -> Option<u64> {
+    let cgroups = fs::read_to_string(cgroups).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let groups = cgroups.lines().filter_map(|line| group(line, &mounts));
+    let least = groups.filter_map(|(mount, path, files)| {
+        let above = path.ancestors().map(|path| mount.join(path));
+        above.filter_map(|group| left(&group, files)).min()
+    });
+    least.min()
 }
 
 /// `MemAvailable` of /proc/meminfo, bytes.
@@ -59,26 +78,56 @@ fn group(line: &str, mounts: &str) -> Option<(PathBuf, PathBuf, Files)> {
     Some((mount.into(), inside.into(), files))
 }
 
-/// The least that is left in the group or one above it.
-fn smallest(mount: &Path, path: &Path, (limit, usage): Files) -> Option<u64> {
-    let left = |dir: &Path| {
-        let read = |name| fs::read_to_string(mount.join(dir).join(name)).ok();
-        let limit: u64 = read(limit)?.trim().parse().ok()?;
-        let used: u64 = read(usage)?.trim().parse().ok()?;
-        // Cache of files that nobody has used lately makes room when needed.
-        let cache = read("memory.stat").and_then(|stat| idle_cache(&stat));
-        Some(limit.saturating_sub(used.saturating_sub(cache.unwrap_or(0))))
-    };
-    path.ancestors().filter_map(left).min()
+fn number(group: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(group.join(name))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
-fn idle_cache(stat: &str) -> Option<u64> {
-    let value = |key: &str| {
+/// What is left in one group; cache of files makes room when needed.
+fn left(group: &Path, (limit, usage): Files, cache: fn(&str) -> Option<u64>) -> Option<u64> {
+    let (limit, used) = (number(group, limit)?, number(group, usage)?);
+    let stat = fs::read_to_string(group.join("memory.stat")).ok();
+    let cache = stat.and_then(|stat| cache(&stat)).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cache)))
+}
+
+/// A value of memory.stat; of the group with those below it, where that is told.
+fn value(stat: &str, key: &str) -> Option<u64> {
+    let of = |key: &str| {
         stat.lines()
             .filter_map(|line| line.split_once(' '))
             .find_map(|(k, value)| (k == key).then(|| value.parse().ok())?)
     };
-    value("total_inactive_file").or_else(|| value("inactive_file"))
+    of(&format!("total_{key}")).or_else(|| of(key))
+}
+
+/// Cache that nobody has used lately.
+fn idle_cache(stat: &str) -> Option<u64> {
+    value(stat, "inactive_file")
+}
+
+/// All cache that can be had back.
+fn any_cache(stat: &str) -> Option<u64> {
+    Some(value(stat, "inactive_file")? + value(stat, "active_file")?)
+}
+
+/// What a group may still put into swap.
+fn swap_left(group: &Path) -> u64 {
+    let machine = procfs::Meminfo::current().map_or(0, |info| info.swap_free);
+    if machine == 0 {
+        return 0;
+    }
+    let pairs = [
+        ("memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
+        ("memory.swap.max", "memory.swap.current"),
+    ];
+    let limits = pairs.into_iter().filter_map(|(limit, usage)| {
+        Some(number(group, limit)?.saturating_sub(number(group, usage)?))
+    });
+    limits.chain([machine]).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -105,23 +154,22 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts() {
+    fn cache_makes_room() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a/b");
         fs::create_dir_all(&inner).unwrap();
         fs::write(inner.join("memory.max"), "max\n").unwrap();
         fs::write(inner.join("memory.current"), "10\n").unwrap();
         let files = ("memory.max", "memory.current");
-        assert_eq!(smallest(dir.path(), Path::new("a/b"), files), None);
-        fs::write(dir.path().join("a/memory.max"), "100\n").unwrap();
-        fs::write(dir.path().join("a/memory.current"), "70\n").unwrap();
-        assert_eq!(smallest(dir.path(), Path::new("a/b"), files), Some(30));
-        fs::write(
-            dir.path().join("a/memory.stat"),
-            "anon 1\ninactive_file 50\n",
-        )
-        .unwrap();
-        assert_eq!(smallest(dir.path(), Path::new("a/b"), files), Some(80));
+        let outer = dir.path().join("a");
+        assert_eq!(left(&inner, files, idle_cache), None);
+        fs::write(outer.join("memory.max"), "100\n").unwrap();
+        fs::write(outer.join("memory.current"), "70\n").unwrap();
+        assert_eq!(left(&outer, files, idle_cache), Some(30));
+        let stat = "anon 1\ninactive_file 50\nactive_file 7\n";
+        fs::write(outer.join("memory.stat"), stat).unwrap();
+        assert_eq!(left(&outer, files, idle_cache), Some(80));
+        assert_eq!(left(&outer, files, any_cache), Some(87));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use icecore_parasite::stub_layout;
 use super::bpf::{self, SeccompData};
 use super::freeze::{FrozenTask, FrozenThread};
 use super::peek::{self, SockFilter};
+use super::room::NoRoom;
 use super::script::Script;
 use super::stub::{NoPlace, StubPlace};
 use crate::kernel::status::Status;
@@ -26,6 +27,9 @@ pub enum InjectionObstacle {
     /// There is no place for the stub.
     #[error("no place to run icecore's code in: {0}")]
     NoPlace(NoPlace),
+    /// There is no memory for it.
+    #[error(transparent)]
+    NoRoom(NoRoom),
     /// A filter denies a call.
     #[error("its seccomp filter number {filter} does not allow {call}, which icecore has to make")]
     Filter {
@@ -49,7 +53,7 @@ impl InjectionObstacle {
     /// The thread it is about, if it is about one.
     pub fn tid(&self) -> Option<u32> {
         match self {
-            Self::NoPlace(_) => None,
+            Self::NoPlace(_) | Self::NoRoom(_) => None,
             Self::Filter { tid, .. }
             | Self::Strict { tid }
             | Self::Unreadable { tid, .. }
@@ -61,6 +65,7 @@ impl InjectionObstacle {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::NoPlace(_) | Self::Dispatch { .. } => None,
+            Self::NoRoom(_) => Some(NoRoom::HELP),
             Self::Filter { .. } | Self::Strict { .. } => Some(
                 "--risk-seccomp dumps it all the same; it is killed if icecore is killed at the \
                  wrong moment",
@@ -134,6 +139,7 @@ impl FrozenTask {
         };
         self.risk_seccomp = risk_seccomp;
         let mut obstacles = Vec::new();
+        obstacles.extend(self.room_for(0).err().map(InjectionObstacle::NoRoom));
         for thread in &mut self.threads {
             let tid = thread.tid;
             match Seccomp::of_thread(tid) {

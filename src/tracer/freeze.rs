@@ -50,6 +50,8 @@ pub struct FrozenTask {
     pub(super) stub: Option<StubPlace>,
     /// Its signal handlers, once they are known.
     pub(super) handlers: Option<Handlers>,
+    /// Its memory cgroup is far from its limit.
+    pub(super) has_ample_room: bool,
     /// Seccomp is suspended while code runs, whatever its filters say.
     pub(super) risk_seccomp: bool,
 }
@@ -233,6 +235,7 @@ impl FrozenTask {
             memory,
             stub: None,
             handlers: None,
+            has_ample_room: false,
             risk_seccomp: false,
         };
         refuse::check_frozen(&task)?;

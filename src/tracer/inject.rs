@@ -23,6 +23,7 @@ use super::freeze::{FrozenTask, FrozenThread};
 use super::interrupted;
 use super::memory::Memory;
 use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
+use super::room::NoRoom;
 use super::script::{Arg, Outcome, Script, ScriptError};
 use super::stub::{NoPlace, StubPlace};
 use crate::kernel::proc_text;
@@ -48,6 +49,15 @@ pub enum InjectError {
         /// Why.
         #[source]
         source: NoPlace,
+    },
+    /// There is no memory for it.
+    #[error("pid {pid}")]
+    NoRoom {
+        /// The task.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: NoRoom,
     },
     /// A seccomp filter denies a call.
     #[error("thread {tid}: its seccomp filter number {filter} does not allow: {call}")]
@@ -100,6 +110,16 @@ pub enum InjectError {
     Trace(#[from] TraceError),
 }
 
+impl InjectError {
+    /// What would help.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            InjectError::NoRoom { .. } => Some(NoRoom::HELP),
+            _ => None,
+        }
+    }
+}
+
 impl FrozenTask {
     /// Runs `script` inside the task, on its thread number `thread`, with
     /// everything put back afterwards.
@@ -130,6 +150,8 @@ impl FrozenTask {
         }
         let len = (SCRIPT_HEADER + script.loaded_len()).next_multiple_of(4096) as u64;
         let constants = interrupted::way_home(self, frozen, len);
+        self.room_for(len)
+            .map_err(|source| InjectError::NoRoom { pid, source })?;
         self.write_stub(place, &constants)?;
         let frozen = self
             .threads

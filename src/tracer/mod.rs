@@ -14,6 +14,7 @@ pub mod ptrace;
 pub mod refuse;
 pub mod remote;
 mod rest;
+mod room;
 mod rseq;
 
 pub mod script;

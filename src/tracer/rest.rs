@@ -80,9 +80,11 @@ impl FrozenTask {
     }
 
     /// Puts a time into the slot the thread's call points at already, or into
-    /// one that no call points at; `None` where there is no room.
+    /// one that no call points at; `None` where there is no room (the wait is
+    /// made anew).
     fn lend(&mut self, index: usize, rest: Duration) -> Option<u64> {
         let place = self.stub_place().ok()?;
+        self.room_for(0).ok()?;
         let slots = || (0..).map_while(|i| place.slot(i));
         let held = |slot: &u64| self.threads[index].may_point_at(*slot);
         let slot = match slots().find(held) {

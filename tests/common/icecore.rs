@@ -44,6 +44,14 @@ impl Icecore {
         Self::through(scratch, shell, subcommand)
     }
 
+    /// The same, in the cgroup with this `cgroup.procs`.
+    pub(crate) fn in_group(scratch: &Path, subcommand: &str, entrance: &Path) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        let script = "echo $$ >\"$0\" && exec \"$@\"";
+        shell.args(["-c", script]).arg(entrance).arg(program());
+        Self::through(scratch, shell, subcommand)
+    }
+
     fn through(scratch: &Path, mut command: Command, subcommand: &str) -> Self {
         command.arg(subcommand).arg("--no-default-config");
         command.stdin(Stdio::null());

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test target uses another part of it
 
 pub(crate) mod icecore;
+pub(crate) mod memory_group;
 pub(crate) mod outside;
 pub(crate) mod target;
 pub(crate) mod wait;

@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod memory_limit;
 mod registers;
 mod stress;
 mod sweep;
@@ -33,7 +34,10 @@ fn main() -> ExitCode {
             sweep::run(name).map_err(Failed::from)
         })
     });
-    let trials = sweeps.chain(stress::trials()).collect();
+    let trials = sweeps
+        .chain(stress::trials())
+        .chain(memory_limit::trials())
+        .collect();
     let mut arguments = Arguments::from_args();
     // Victims measure time: not too many at once.
     arguments.test_threads = arguments.test_threads.or(Some(2));

@@ -29,19 +29,37 @@ impl Victim {
     /// Starts it and waits until it is at work.
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self, String> {
         let mut victim = Self::launch(name, dir)?;
-        victim.beats_on(4)?;
+        victim.settle()?;
+        Ok(victim)
+    }
+
+    /// The same in the cgroup with this `cgroup.procs`.
+    pub(crate) fn start_in(name: &str, dir: &Path, entrance: &Path) -> Result<Self, String> {
+        let mut shell = Command::new("/bin/sh");
+        let script = "echo $$ >\"$0\" && exec setsid \"$@\"";
+        shell.args(["-c", script]).arg(entrance);
+        let mut victim = Self::launch_through(shell, name, dir)?;
+        victim.settle()?;
+        Ok(victim)
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        self.beats_on(4)?;
         // All its threads are there once nothing changes any more.
         wait::until("the target to settle", wait::LIMIT, || {
-            victim.at_rest = victim.look()?;
+            self.at_rest = self.look()?;
             std::thread::sleep(Duration::from_millis(100));
-            victim.beats_on(2)?;
-            Ok((victim.look()? == victim.at_rest).then_some(()))
-        })?;
-        Ok(victim)
+            self.beats_on(2)?;
+            Ok((self.look()? == self.at_rest).then_some(()))
+        })
     }
 
     /// Starts it.
     pub(crate) fn launch(name: &str, dir: &Path) -> Result<Self, String> {
+        Self::launch_through(Command::new("setsid"), name, dir)
+    }
+
+    fn launch_through(mut command: Command, name: &str, dir: &Path) -> Result<Self, String> {
         let create = |path: &Path| {
             File::options()
                 .read(true)
@@ -55,7 +73,6 @@ impl Victim {
         let beats = create(&stdout)?;
         beats.set_len(16).map_err(|e| e.to_string())?;
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
-        let mut command = Command::new("setsid");
         command
             .arg(program)
             .env("ICECORE_SWEEP_VICTIM", name)
