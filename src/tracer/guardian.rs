@@ -2,22 +2,23 @@
 //! the registers of its tracees, if icecore ends before it could do so itself.
 //!
 //! It is forked before anything is changed, in a session of its own, and waits
-//! for the end of a pipe that only icecore holds. What is to be undone is told
-//! to it before it is done, through a memory file that outlives icecore.
+//! for the end of a socket whose other end only icecore holds. What is to be
+//! undone is told to it before it is done, through a memory file that outlives
+//! icecore; sockets whose options are to be set back reach it through the socket.
 //! Between fork and end it makes system calls only: icecore may have other
 //! threads, whose locks it has inherited.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Something to be undone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Undo {
+pub enum Undo<'a> {
     /// Remove a file. Its name must be one that nobody else would use.
     RemoveFile {
         /// Where it is.
@@ -31,6 +32,24 @@ pub enum Undo {
         path: PathBuf,
         /// Leave it, if this exists.
         unless: Option<PathBuf>,
+    },
+    /// Set an option of a socket, an int, back.
+    SocketOption {
+        /// The socket, or a duplicate of it.
+        socket: BorrowedFd<'a>,
+        /// SOL_SOCKET, IPPROTO_TCP ….
+        level: i32,
+        /// The option.
+        name: i32,
+        /// What it was.
+        value: i32,
+    },
+    /// Send messages to a part of the kernel through netlink(7).
+    Netlink {
+        /// NETLINK_NETFILTER ….
+        protocol: u16,
+        /// The messages, as they are sent.
+        messages: &'a [u8],
     },
 }
 
@@ -49,20 +68,33 @@ pub struct Guardian {
     watched: Option<OwnedFd>,
     orders: File,
     end: u64,
+    /// Descriptors it was sent.
+    sent: u32,
 }
 
-// An order: kind, whether it holds, lengths of both paths with their NULs, the
-// paths.
+// An order: kind, whether it holds, lengths of its two parts, the parts: paths
+// with their NULs; or the numbers of an option; or a protocol and messages.
 const HEADER: usize = 6;
 const FILE: u8 = 1;
 const DIR: u8 = 2;
+const OPTION: u8 = 3;
+const NETLINK: u8 = 4;
+const ALIVE: u8 = 5;
 const VOID: u8 = 0;
+
+/// The number under which the guardian has the first descriptor it was sent.
+const FIRST: u32 = 2;
+/// Descriptors it can be sent with the limit on open files that everyone has.
+const MOST: u32 = 1000;
+/// How long a process that is to be undone only while it lives may take to
+/// end, when it has been killed right before icecore was, ms.
+const DYING: i32 = 100;
 
 impl Guardian {
     /// Puts a guardian on watch.
     ///
     /// # Errors
-    /// Where there can be no pipe, memory file or process; then nothing may be
+    /// Where there can be no socket, memory file or process; then nothing may be
     /// changed that would need one.
     pub fn spawn() -> io::Result<Self> {
         // SAFETY: the name is a NUL-terminated literal.
@@ -73,11 +105,12 @@ impl Guardian {
             ))?
         };
         let mut ends = [0; 2];
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
         // SAFETY: room for two descriptors.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: pipe2 has just made both; nobody else owns them.
+        // SAFETY: socketpair has just made both; nobody else owns them.
         let (end, watched) =
             unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
         // No signal at its end: a caller that waits for any child is not
@@ -93,6 +126,7 @@ impl Guardian {
                 watched: Some(watched),
                 orders: orders.into(),
                 end: 0,
+                sent: 0,
             }),
         }
     }
@@ -101,24 +135,69 @@ impl Guardian {
     ///
     /// # Errors
     /// Where it could not be told: then it must not be done.
-    pub fn undo_later(&mut self, undo: &Undo) -> io::Result<Told> {
-        let (kind, path, unless) = match undo {
-            Undo::RemoveFile { path, unless } => (FILE, path, unless),
-            Undo::RemoveDir { path, unless } => (DIR, path, unless),
-        };
-        let (path, unless) = (c_path(path)?, unless.as_deref().map(c_path).transpose()?);
-        let unless = unless.unwrap_or_default();
+    pub fn undo_later(&mut self, undo: &Undo<'_>) -> io::Result<Told> {
+        match undo {
+            Undo::RemoveFile { path, unless } => self.path_order(FILE, path, unless.as_deref()),
+            Undo::RemoveDir { path, unless } => self.path_order(DIR, path, unless.as_deref()),
+            Undo::SocketOption {
+                socket,
+                level,
+                name,
+                value,
+            } => {
+                let number = self.send(*socket)? as i32;
+                let numbers = [number, *level, *name, *value].map(i32::to_ne_bytes);
+                self.order(OPTION, numbers.as_flattened(), &[])
+            }
+            Undo::Netlink { protocol, messages } => {
+                self.order(NETLINK, &protocol.to_ne_bytes(), messages)
+            }
+        }
+    }
+
+    /// Options and messages, told before or later, are sent only if this
+    /// process (a pidfd) is still alive then: what is done to a dead one's
+    /// sockets is meant to stay.
+    pub fn only_while(&mut self, alive: BorrowedFd<'_>) -> io::Result<Told> {
+        let number = self.send(alive)? as i32;
+        self.order(ALIVE, &number.to_ne_bytes(), &[])
+    }
+
+    fn path_order(&mut self, kind: u8, path: &Path, unless: Option<&Path>) -> io::Result<Told> {
+        let unless = unless.map(c_path).transpose()?;
+        self.order(kind, &c_path(path)?, &unless.unwrap_or_default())
+    }
+
+    fn order(&mut self, kind: u8, first: &[u8], second: &[u8]) -> io::Result<Told> {
         let mut order = vec![kind, 1];
-        for part in [&path, &unless] {
+        for part in [first, second] {
             let len = u16::try_from(part.len()).map_err(|_| io::ErrorKind::InvalidFilename)?;
             order.extend(len.to_ne_bytes());
         }
-        order.extend(path);
-        order.extend(unless);
+        order.extend(first);
+        order.extend(second);
         self.orders.write_all_at(&order, self.end)?;
         let told = Told { at: self.end };
         self.end += order.len() as u64;
         Ok(told)
+    }
+
+    /// Hands it a descriptor; the number it has there. It is the guardian's as
+    /// soon as it lies in the socket, whether it has been taken out or not.
+    fn send(&mut self, fd: BorrowedFd<'_>) -> io::Result<u32> {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        let guardian = self.watched.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        if self.sent == MOST {
+            return Err(io::Error::other("too many sockets to be set back"));
+        }
+        let fds = [fd];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let byte = [io::IoSlice::new(&[0])];
+        sendmsg(guardian.as_fd(), &byte, &mut control, SendFlags::NOSIGNAL)?;
+        self.sent += 1;
+        Ok(FIRST + self.sent - 1)
     }
 
     /// Takes one thing back: it is there to stay, or has been undone.
@@ -185,12 +264,33 @@ fn watch(end: i32, orders: i32) -> ! {
         libc::dup2(end, 0);
         libc::dup2(orders, 1);
         libc::syscall(libc::SYS_close_range, 2, u32::MAX, 0);
-        let mut byte = 0u8;
-        while libc::read(0, (&raw mut byte).cast(), 1) != 0 {}
     }
+    while receive() {}
     obey();
     // SAFETY: ends this process.
     unsafe { libc::_exit(0) }
+}
+
+/// Takes one message of icecore's and the descriptor in it, which gets the next
+/// number, as none is ever closed. False: icecore has ended.
+fn receive() -> bool {
+    let mut byte = 0u8;
+    let mut part = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    let mut control = [0u64; 8];
+    // SAFETY: a message header of zeros is valid; it then points to `part` and
+    // `control`, which outlive the call.
+    let got = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        libc::recvmsg(0, &raw mut message, 0)
+    };
+    got != 0
 }
 
 /// Maps the orders and carries them out, the last one first.
@@ -219,9 +319,17 @@ fn obey() {
     // SAFETY: mapped, `len` bytes long, and written by nobody any more.
     let orders = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), len) };
     let count = Orders(orders).count();
+    let over = Orders(orders).any(|order| order.kind == ALIVE && order.holds && ended(&order));
     for i in (0..count).rev() {
-        if let Some(order) = Orders(orders).nth(i) {
-            carry_out(&order);
+        match Orders(orders).nth(i) {
+            Some(order) if !order.holds => {}
+            Some(order) => match order.kind {
+                FILE | DIR => remove(&order),
+                OPTION if !over => set_option(&order),
+                NETLINK if !over => send_netlink(&order),
+                _ => {}
+            },
+            None => {}
         }
     }
 }
@@ -229,9 +337,8 @@ fn obey() {
 struct Order<'a> {
     kind: u8,
     holds: bool,
-    /// Both end with a NUL; the second may be empty.
-    path: &'a [u8],
-    unless: &'a [u8],
+    first: &'a [u8],
+    second: &'a [u8],
 }
 
 struct Orders<'a>(&'a [u8]);
@@ -241,25 +348,27 @@ impl<'a> Iterator for Orders<'a> {
 
     fn next(&mut self) -> Option<Order<'a>> {
         let (header, rest) = self.0.split_at_checked(HEADER)?;
-        let path = u16::from_ne_bytes([header[2], header[3]]) as usize;
-        let unless = u16::from_ne_bytes([header[4], header[5]]) as usize;
-        let (path, rest) = rest.split_at_checked(path)?;
-        let (unless, rest) = rest.split_at_checked(unless)?;
+        let first = u16::from_ne_bytes([header[2], header[3]]) as usize;
+        let second = u16::from_ne_bytes([header[4], header[5]]) as usize;
+        let (first, rest) = rest.split_at_checked(first)?;
+        let (second, rest) = rest.split_at_checked(second)?;
         self.0 = rest;
         Some(Order {
             kind: header[0],
             holds: header[1] != VOID,
-            path,
-            unless,
+            first,
+            second,
         })
     }
 }
 
-fn carry_out(order: &Order<'_>) {
-    if !order.holds || order.path.last() != Some(&0) {
+/// Removes a file or directory; both parts end with a NUL, the second may be
+/// empty.
+fn remove(order: &Order<'_>) {
+    let (path, unless) = (order.first, order.second);
+    if path.last() != Some(&0) {
         return;
     }
-    let unless = order.unless;
     // SAFETY: checked to end with a NUL.
     if unless.last() == Some(&0) && unsafe { libc::access(unless.as_ptr().cast(), libc::F_OK) } == 0
     {
@@ -268,10 +377,53 @@ fn carry_out(order: &Order<'_>) {
     // SAFETY: the path has just been checked to end with a NUL.
     unsafe {
         match order.kind {
-            FILE => libc::unlink(order.path.as_ptr().cast()),
-            _ => libc::rmdir(order.path.as_ptr().cast()),
+            FILE => libc::unlink(path.as_ptr().cast()),
+            _ => libc::rmdir(path.as_ptr().cast()),
         };
     }
+}
+
+/// The `n`th number of an order.
+fn number(order: &Order<'_>, n: usize) -> Option<i32> {
+    let bytes = order.first.get(n * 4..)?.first_chunk::<4>()?;
+    Some(i32::from_ne_bytes(*bytes))
+}
+
+fn set_option(order: &Order<'_>) {
+    let numbers = [0, 1, 2, 3].map(|n| number(order, n));
+    let [Some(socket), Some(level), Some(name), Some(value)] = numbers else {
+        return;
+    };
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel reads four bytes at `value`.
+    unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), len) };
+}
+
+fn send_netlink(order: &Order<'_>) {
+    let Some(protocol) = order.first.first_chunk::<2>() else {
+        return;
+    };
+    let protocol = i32::from(u16::from_ne_bytes(*protocol));
+    // SAFETY: the kernel reads the messages, which are live.
+    unsafe {
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol);
+        let (messages, len) = (order.second.as_ptr().cast(), order.second.len());
+        libc::send(socket, messages, len, 0);
+    }
+}
+
+/// Whether a process has ended, or is about to.
+fn ended(order: &Order<'_>) -> bool {
+    let Some(fd) = number(order, 0) else {
+        return false;
+    };
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry.
+    unsafe { libc::poll(&raw mut poll, 1, DYING) == 1 && poll.revents & libc::POLLIN != 0 }
 }
 
 #[cfg(test)]
@@ -317,6 +469,47 @@ mod tests {
         guardian.forget(told)?;
         drop(guardian);
         assert!(file.exists());
+        Ok(())
+    }
+
+    fn peeked(option: i32) -> io::Result<(Guardian, std::os::unix::net::UnixStream)> {
+        let (socket, _) = std::os::unix::net::UnixStream::pair()?;
+        let mut guardian = Guardian::spawn()?;
+        for value in [-1, option] {
+            guardian.undo_later(&Undo::SocketOption {
+                socket: socket.as_fd(),
+                level: libc::SOL_SOCKET,
+                name: libc::SO_PEEK_OFF,
+                value,
+            })?;
+            crate::kernel::socket_option::set(&socket, libc::SO_PEEK_OFF, 7)?;
+        }
+        Ok((guardian, socket))
+    }
+
+    fn offset(socket: impl AsFd) -> io::Result<i32> {
+        crate::kernel::socket_option::get(socket, libc::SO_PEEK_OFF)
+    }
+
+    #[test]
+    fn options_of_sockets_are_set_back_in_order() -> io::Result<()> {
+        let (guardian, socket) = peeked(3)?;
+        assert_eq!(offset(&socket)?, 7);
+        drop(guardian);
+        assert_eq!(offset(&socket)?, -1);
+        Ok(())
+    }
+
+    #[test]
+    fn options_of_a_process_that_has_ended_stay() -> io::Result<()> {
+        let mut child = std::process::Command::new("true").spawn()?;
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        child.wait()?;
+        let (mut guardian, socket) = peeked(3)?;
+        guardian.only_while(pidfd.as_fd())?;
+        drop(guardian);
+        assert_eq!(offset(&socket)?, 7);
         Ok(())
     }
 
