@@ -14,9 +14,10 @@
 //! whether one must be.
 
 use std::io;
+use std::mem::offset_of;
 
 use icecore_images::thread::Registers;
-use icecore_parasite::{SCRIPT_HEADER, StubConstants, stub_layout};
+use icecore_parasite::{ASK, ASK_UNTOLD, SCRIPT_HEADER, StubConstants, stub_layout};
 
 use super::allowed::{self, Seccomp};
 use super::freeze::{FrozenTask, FrozenThread};
@@ -24,7 +25,7 @@ use super::interrupted;
 use super::memory::Memory;
 use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
 use super::room::NoRoom;
-use super::script::{Arg, Outcome, Script, ScriptError};
+use super::script::{Arg, Buffer, Outcome, Script, ScriptError};
 use super::stub::{NoPlace, StubPlace};
 use crate::kernel::proc_text;
 
@@ -130,10 +131,15 @@ impl FrozenTask {
         if self.handlers.is_none() {
             self.learn_handlers(thread)?;
         }
-        self.run_once(thread, script)
+        self.run_once(thread, script, &[])
     }
 
-    fn run_once(&mut self, thread: usize, script: &Script) -> Result<Outcome, InjectError> {
+    fn run_once(
+        &mut self,
+        thread: usize,
+        script: &Script,
+        asked: &[(u64, Buffer)],
+    ) -> Result<Outcome, InjectError> {
         let pid = self.pid;
         let place = self
             .stub_place()
@@ -160,7 +166,14 @@ impl FrozenTask {
         if self.risk_seccomp {
             frozen.suspend_seccomp(true)?;
         }
-        let outcome = frozen.run(&self.memory, place, &constants, script);
+        let visit = Visit {
+            memory: &self.memory,
+            place,
+            constants: &constants,
+            script,
+            asked,
+        };
+        let outcome = frozen.run(&visit);
         if self.risk_seccomp && !frozen.astray {
             frozen.suspend_seccomp(false)?;
         }
@@ -168,13 +181,14 @@ impl FrozenTask {
     }
 
     /// Asks the task which handlers let a call be restarted (SA_RESTART): the
-    /// stub has to know to lead home out of an interrupted call. Until then any
-    /// handler is taken to end it, as most do.
+    /// stub has to know to lead home out of an interrupted call. (Until then it
+    /// would ask for itself.)
     fn learn_handlers(&mut self, thread: usize) -> Result<(), InjectError> {
         let caught = self.caught_signals();
         self.handlers = Some(Handlers {
             caught,
             restarting: 0,
+            told: false,
         });
         // A thread outside such a call, if there is one, does not need to know.
         let calm = |t: &FrozenThread| !interrupted::depends_on_handlers(&t.registers);
@@ -189,15 +203,15 @@ impl FrozenTask {
                 (signal, action)
             })
             .collect();
-        if actions.is_empty() {
-            return Ok(());
-        }
-        let outcome = self.run_once(asked, &script)?;
-        let restarting = actions
-            .iter()
-            .filter(|(_, action)| outcome.u64_at(*action, 8) & libc::SA_RESTART as u64 != 0)
-            .fold(0, |mask, (signal, _)| mask | 1 << (signal - 1));
-        self.handlers = Some(Handlers { caught, restarting });
+        let restarting = match actions.is_empty() {
+            true => 0,
+            false => restarting(&self.run_once(asked, &script, &actions)?, &actions),
+        };
+        self.handlers = Some(Handlers {
+            caught,
+            restarting,
+            told: true,
+        });
         Ok(())
     }
 
@@ -218,6 +232,27 @@ pub(super) struct Handlers {
     pub(super) caught: u64,
     /// Those that let an interrupted call be restarted.
     pub(super) restarting: u64,
+    /// Which these are is known.
+    pub(super) told: bool,
+}
+
+/// Of signals whose actions were asked for those that let an interrupted call be
+/// restarted.
+fn restarting(outcome: &Outcome, asked: &[(u64, Buffer)]) -> u64 {
+    asked
+        .iter()
+        .filter(|(_, action)| outcome.u64_at(*action, 8) & libc::SA_RESTART as u64 != 0)
+        .fold(0, |mask, (signal, _)| mask | 1 << (signal - 1))
+}
+
+/// One run of a script inside a thread.
+struct Visit<'a> {
+    memory: &'a Memory,
+    place: StubPlace,
+    constants: &'a StubConstants,
+    script: &'a Script,
+    /// Signals whose actions the script asks for, where it is to tell them.
+    asked: &'a [(u64, Buffer)],
 }
 
 impl FrozenThread {
@@ -231,21 +266,16 @@ impl FrozenThread {
         }
     }
 
-    fn run(
-        &mut self,
-        memory: &Memory,
-        place: StubPlace,
-        constants: &StubConstants,
-        script: &Script,
-    ) -> Result<Outcome, InjectError> {
+    fn run(&mut self, visit: &Visit<'_>) -> Result<Outcome, InjectError> {
         let tid = self.tid;
+        let (place, constants) = (visit.place, visit.constants);
         let stopped = self
             .stopped
             .as_mut()
             .ok_or(TraceError::from(Gone { tid }))?;
         self.astray = true;
         enter(stopped, &self.registers, constants.all_signals, place)?;
-        let result = drive(stopped, memory, place, constants, script);
+        let result = drive(stopped, visit);
         if let Err(InjectError::Trace(e)) = result {
             return Err(e.into());
         }
@@ -281,15 +311,17 @@ fn enter(
 }
 
 /// Drives the thread through the stub up to the exit of its munmap.
-fn drive(
-    stopped: &mut Stopped,
-    memory: &Memory,
-    place: StubPlace,
-    constants: &StubConstants,
-    script: &Script,
-) -> Result<Outcome, InjectError> {
+fn drive(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<Outcome, InjectError> {
+    let &Visit {
+        memory,
+        place,
+        constants,
+        script,
+        ..
+    } = visit;
     let tid = stopped.tid();
     let (len, notify) = (constants.area_len, constants.notify as u32);
+    let untold = constants.ask == ASK_UNTOLD;
     let area = match map_area(stopped, place)? {
         Ok(area) => area,
         Err(source) => return Err(InjectError::Map { tid, len, source }),
@@ -297,11 +329,19 @@ fn drive(
     let loaded = load(memory, area, script);
     if notify != 0 {
         await_signal(stopped, notify, place.address + stub_layout().notified)?;
+    } else if untold {
+        walk_to(stopped, place.address + stub_layout().told)?;
     } else {
         walk_to(stopped, place.address + stub_layout().unmapped)?;
     }
     let fetched = loaded.and_then(|()| fetch(memory, area, script));
-    if notify != 0 {
+    if untold {
+        tell_stub(stopped, visit, fetched.as_ref().ok())?;
+        if notify == 0 {
+            next_syscall_stop(stopped)?;
+        }
+    }
+    if notify != 0 || untold {
         walk_to(stopped, place.address + stub_layout().unmapped)?;
     }
     let unmapped = exit_of_call(stopped)?;
@@ -310,6 +350,26 @@ fn drive(
     script
         .outcome(bytes)
         .map_err(|source| InjectError::Script { tid, source })
+}
+
+/// Tells a stub that would find out by itself which signals must interrupt the
+/// call; from here on it asks ppoll where the tracer expects it.
+fn tell_stub(
+    stopped: &mut Stopped,
+    visit: &Visit<'_>,
+    fetched: Option<&Vec<u8>>,
+) -> Result<(), TraceError> {
+    let outcome = fetched.and_then(|bytes| visit.script.outcome(bytes.clone()).ok());
+    let told = outcome.map_or(0, |outcome| restarting(&outcome, visit.asked));
+    let constants = visit.place.address + stub_layout().constants;
+    let mask = visit.constants.ask_mask | told;
+    for (offset, value) in [
+        (offset_of!(StubConstants, ask_mask), mask),
+        (offset_of!(StubConstants, ask), ASK),
+    ] {
+        stopped.poke(constants + offset as u64, value)?;
+    }
+    Ok(())
 }
 
 /// Lets the stub map its area; gives the area's address.

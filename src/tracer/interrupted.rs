@@ -7,7 +7,7 @@
 //! with a handler is pending.
 
 use icecore_images::thread::{Interrupted, Registers};
-use icecore_parasite::{Home, StubConstants};
+use icecore_parasite::{ASK, ASK_UNTOLD, Home, StubConstants};
 
 use super::allowed::Seccomp;
 use super::freeze::{FrozenTask, FrozenThread};
@@ -123,8 +123,14 @@ pub(super) fn way_home(task: &FrozenTask, thread: &FrozenThread, area_len: u64) 
         constants.eintr_rax = EINTR as u64;
         constants.eintr_rip = r.rip;
         let interrupting = interrupting_signals(task, mark) & !thread.mask;
-        constants.ask = u64::from(interrupting != 0);
         constants.ask_mask = !interrupting;
+        let untold = mark == ERESTARTSYS && task.handlers.is_some_and(|h| !h.told);
+        constants.ask = match interrupting {
+            0 => 0,
+            // A filter might not let the stub ask.
+            _ if untold && matches!(thread.seccomp, Seccomp::Off) => ASK_UNTOLD,
+            _ => ASK,
+        };
     }
     constants
 }

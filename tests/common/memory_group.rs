@@ -80,13 +80,15 @@ impl MemoryGroup {
     pub(crate) fn leave_nothing(&self) -> Result<(), String> {
         self.leave(0)?;
         let path = self.dir.join(self.limit);
-        while self.limit == "memory.limit_in_bytes" {
+        if self.limit != "memory.limit_in_bytes" {
+            return Ok(());
+        }
+        loop {
             let less = self.usage()?.saturating_sub(PAGE);
             if fs::write(&path, less.to_string()).is_err() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Whom the kernel has ended in it for want of memory.

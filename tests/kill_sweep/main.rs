@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod forking;
 mod memory_limit;
 mod registers;
 mod stress;

@@ -15,9 +15,10 @@ use crate::victim::Victim;
 const SECONDS: u64 = 8;
 
 pub(crate) fn trials() -> impl Iterator<Item = Trial> {
-    let all: [(&str, fn() -> Result<(), String>); 7] = [
+    let all: [(&str, fn() -> Result<(), String>); 8] = [
         ("dumped_all_the_while", dumped_all_the_while),
         ("spawns_threads_all_the_while", spawns_threads),
+        ("forks_all_the_while", forks),
         ("exits_in_the_middle", exits_in_the_middle),
         ("interrupted_by_sigint", interrupted),
         ("killed_over_a_stopped_target", killed_over_a_stopped_target),
@@ -76,6 +77,43 @@ fn spawns_threads() -> Result<(), String> {
         victim.beats_on(2)?;
     }
     Ok(())
+}
+
+/// Children come and go while the target is being frozen, and every other time
+/// icecore is killed over it: whether a dump goes through or is refused for a
+/// child it cannot carry, the target reaps every child with its own status and
+/// never sees a signal or an EINTR of ours.
+fn forks() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::launch("forking", dir.path())?;
+    victim.beats_on(2)?;
+    let (mut whole, mut refused, mut killed) = (0, 0, 0);
+    for round in 0..100 {
+        let mut dump = victim.target.dump_command(&images).arg("-R");
+        if round % 2 == 1 {
+            dump = dump.env("ICECORE_FAULT", format!("ptrace:{}", round / 2 + 1));
+        }
+        let dump = dump.run()?;
+        victim.beats_on(1).map_err(|e| dump.describe(&e))?;
+        if dump.status.signal() == Some(libc::SIGKILL) {
+            killed += 1;
+            nothing_is_left(&images, true).map_err(|e| dump.describe(&e))?;
+        } else if dump.decided("children come and go")? {
+            whole += 1;
+            clear(&images)?;
+        } else {
+            refused += 1;
+            nothing_is_left(&images, true).map_err(|e| dump.describe(&e))?;
+            // Its children are the only thing about it that may be refused.
+            dump.expect_failure("pid ")?.expect_failure("child")?;
+        }
+    }
+    println!("over forks: {whole} dumps, {refused} refused, {killed} killed, 0 losses");
+    match killed {
+        0 => Err("icecore was never killed".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// The target ends while it is being dumped: an error, or an image in time.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::common::wait;
 use crate::victim::Victim;
+use crate::victims;
 
 /// Points between the request that interrupts a thread and the one that puts
 /// its call's restart in place: killed there, the thread sees the EINTR that
@@ -39,7 +40,7 @@ pub(crate) fn run(name: &str) -> Result<(), String> {
 
 /// Kills icecore at each point of a kind until it lives; gives their number.
 fn sweep(victim: &mut Victim, images: &Path, kind: &str) -> Result<u32, String> {
-    for point in 1.. {
+    for point in (1..).step_by(victims::stride(victim.name())) {
         let fault = format!("{kind}:{point}");
         let dump = victim
             .target

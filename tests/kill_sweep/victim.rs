@@ -12,6 +12,7 @@ use crate::common::wait;
 /// A victim at work.
 pub(crate) struct Victim {
     pub(crate) target: Target,
+    name: String,
     beats: File,
     stderr: std::path::PathBuf,
     /// What it looks like when nothing is being done to it.
@@ -81,6 +82,7 @@ impl Victim {
             .stderr(create(&stderr)?);
         Ok(Self {
             target: Target::spawn(&mut command)?,
+            name: name.to_owned(),
             beats,
             stderr,
             at_rest: AtRest {
@@ -88,6 +90,10 @@ impl Victim {
                 masks: Vec::new(),
             },
         })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn number_at(&self, at: u64) -> Result<u64, String> {

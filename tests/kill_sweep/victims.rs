@@ -17,9 +17,21 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("epoll", epoll),
     ("eintr", eintr),
     ("restart", restart),
+    ("restart_alone", restart_alone),
+    ("restart_all_caught", restart_all_caught),
     ("threads", threads),
     ("memory", memory),
 ];
+
+/// The distance of the points at which icecore is killed over a victim. One
+/// without a signal that it ignores is watched call by call, hundreds of times
+/// over the same few places.
+pub(crate) fn stride(name: &str) -> usize {
+    match name {
+        "restart_all_caught" => 7,
+        _ => 1,
+    }
+}
 
 /// Victims of other tests than the sweep.
 pub(crate) const OTHERS: &[(&str, Act)] = &[
@@ -28,6 +40,7 @@ pub(crate) const OTHERS: &[(&str, Act)] = &[
     ("big", big),
     ("brief", brief),
     ("vforking", vforking),
+    ("forking", crate::forking::act),
 ];
 
 /// How long each wait of a victim is to take.
@@ -94,8 +107,17 @@ extern "C" fn on_alarm(_: libc::c_int) {
 /// A handler for SIGALRM, and the alarm: once after `first_us`, then every
 /// `every_us` (0: never again).
 fn arm(flags: i32, first_us: i64, every_us: i64) -> Result<(), String> {
+    arm_with(on_alarm, flags, first_us, every_us)
+}
+
+fn arm_with(
+    handler: extern "C" fn(libc::c_int),
+    flags: i32,
+    first_us: i64,
+    every_us: i64,
+) -> Result<(), String> {
     let action = libc::sigaction {
-        sa_sigaction: on_alarm as extern "C" fn(libc::c_int) as usize,
+        sa_sigaction: handler as *const () as usize,
         sa_flags: flags,
         // SAFETY: a signal set of zeros is the empty one.
         sa_mask: unsafe { std::mem::zeroed() },
@@ -245,6 +267,40 @@ fn restart() -> Result<(), String> {
     // SAFETY: room for one byte.
     let n = unsafe { libc::read(fd, (&raw mut byte).cast(), 1) };
     check(n == 1 && byte == 7, "read")
+}
+
+static WRITE_END: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn write_on_alarm(_: libc::c_int) {
+    let fd = WRITE_END.load(Ordering::Relaxed) as i32;
+    // SAFETY: one byte of a live array.
+    unsafe { libc::write(fd, [7u8].as_ptr().cast(), 1) };
+}
+
+/// A single thread in a read that the handler of an alarm, which lets calls be
+/// restarted, provides for: nobody else could tell how its handlers are.
+fn restart_alone() -> Result<(), String> {
+    static FD: AtomicU64 = AtomicU64::new(0);
+    if FD.load(Ordering::Relaxed) == 0 {
+        let [read, write] = pipe()?;
+        FD.store(read as u64, Ordering::Relaxed);
+        WRITE_END.store(write as u64, Ordering::Relaxed);
+        arm_with(write_on_alarm, libc::SA_RESTART, 1000, 1000)?;
+    }
+    let mut byte = 0u8;
+    let fd = FD.load(Ordering::Relaxed) as i32;
+    // SAFETY: room for one byte.
+    let n = unsafe { libc::read(fd, (&raw mut byte).cast(), 1) };
+    check(n == 1 && byte == 7, "read")
+}
+
+/// The same with a handler for every signal: none is left that it ignores.
+fn restart_all_caught() -> Result<(), String> {
+    if WRITE_END.load(Ordering::Relaxed) == 0 {
+        crate::forking::watch()?;
+    }
+    restart_alone()?;
+    crate::forking::no_stray()
 }
 
 /// Four threads that check their registers and each other's progress.

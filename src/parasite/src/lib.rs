@@ -51,7 +51,7 @@ mod stub;
 
 pub use init::init;
 pub use restorer::{RESTORER_ENTRY, restorer};
-pub use stub::{Home, STUB_MAGIC, StubConstants, StubLayout, stub, stub_layout};
+pub use stub::{ASK, ASK_UNTOLD, Home, STUB_MAGIC, StubConstants, StubLayout, stub, stub_layout};
 
 /// One system call of a script.
 #[repr(C)]

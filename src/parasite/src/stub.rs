@@ -10,6 +10,10 @@
 //! notices → (the tracer fetches the results) → munmap the area → where a
 //! system call was interrupted, ask ppoll whether a signal must interrupt it →
 //! signal mask → flags, registers → jump to where the target was.
+//!
+//! Which signals must is a matter of their handlers' SA_RESTART, which only the
+//! target can tell. In the visit that is to find out, a stub without a tracer
+//! asks for itself: rt_sigaction for each, then ppoll, then munmap.
 
 use core::mem::{offset_of, size_of};
 
@@ -64,10 +68,13 @@ core::arch::global_asm!(
     .hidden icecore_stub_unblocked
     .globl  icecore_stub_notified
     .hidden icecore_stub_notified
+    .globl  icecore_stub_told
+    .hidden icecore_stub_told
     .globl  icecore_stub_constants
     .hidden icecore_stub_constants
     icecore_stub_start:
         .ascii  "icecore stub 1\0\0"
+        xor     r15d, r15d
         // rt_sigprocmask(SIG_SETMASK, all, NULL, 8)
         mov     eax, 14
         mov     edi, 2
@@ -101,6 +108,48 @@ core::arch::global_asm!(
         syscall
     icecore_stub_notified:
     229:
+        mov     r14, [rip + icecore_stub_constants + {ask_mask}]
+        mov     r13, r14
+        not     r13
+    231:
+        // A tracer may have told meanwhile.
+        test    byte ptr [rip + icecore_stub_constants + {ask}], 2
+        jz      230f
+        bsf     r12, r13
+        jz      232f
+        btr     r13, r12
+        // rt_sigaction(signal, NULL, area, 8)
+        mov     eax, 13
+        lea     edi, [r12 + 1]
+        xor     esi, esi
+        mov     rdx, rbx
+        mov     r10d, 8
+        syscall
+    icecore_stub_told:
+        test    eax, eax
+        jnz     231b
+        test    dword ptr [rbx + 8], {sa_restart}
+        jz      231b
+        bts     r14, r12
+        jmp     231b
+    232:
+        mov     [rbx], r14
+        // ppoll(NULL, 0, {{0, 0}}, area, 8)
+        mov     eax, 271
+        xor     edi, edi
+        xor     esi, esi
+        lea     rdx, [rip + icecore_stub_constants + {no_time}]
+        mov     r10, rbx
+        mov     r8d, 8
+        syscall
+        mov     r15, rax
+        // munmap(area, len)
+        mov     eax, 11
+        mov     rdi, rbx
+        mov     rsi, [rip + icecore_stub_constants + {area_len}]
+        syscall
+        jmp     227f
+    230:
         // munmap(area, len)
         mov     eax, 11
         mov     rdi, rbx
@@ -108,9 +157,8 @@ core::arch::global_asm!(
         syscall
     icecore_stub_unmapped:
     226:
-        xor     r15d, r15d
-        test    byte ptr [rip + icecore_stub_constants + {ask}], 1
-        jz      227f
+        cmp     qword ptr [rip + icecore_stub_constants + {ask}], 0
+        je      227f
         // ppoll(NULL, 0, {{0, 0}}, interrupting, 8)
         mov     eax, 271
         xor     edi, edi
@@ -147,6 +195,7 @@ core::arch::global_asm!(
     tid = const offset_of!(StubConstants, tid),
     ask = const offset_of!(StubConstants, ask),
     ask_mask = const offset_of!(StubConstants, ask_mask),
+    sa_restart = const 0x1000_0000,
     no_time = const offset_of!(StubConstants, no_time),
     signal_mask = const offset_of!(StubConstants, signal_mask),
     overflow = const offset_of!(StubConstants, overflow),
@@ -160,6 +209,12 @@ core::arch::global_asm!(
 
 /// First bytes of a stub, by which one left by a killed run is recognised.
 pub const STUB_MAGIC: [u8; 16] = *b"icecore stub 1\0\0";
+
+/// Value of [`StubConstants::ask`]: the mask says which signals must interrupt.
+pub const ASK: u64 = 1;
+/// Value of [`StubConstants::ask`]: of the signals that the mask leaves open
+/// those must interrupt whose handlers do not have calls restarted.
+pub const ASK_UNTOLD: u64 = 2;
 
 /// What the stub knows; all words little-endian.
 #[repr(C)]
@@ -175,7 +230,8 @@ pub struct StubConstants {
     pub tgid: u64,
     /// The thread as it sees itself.
     pub tid: u64,
-    /// 1: ask ppoll on the way home whether a signal must interrupt the call.
+    /// [`ASK`]: ask ppoll on the way home whether a signal must interrupt the
+    /// call; [`ASK_UNTOLD`]: find out first whose handlers have no SA_RESTART.
     pub ask: u64,
     /// Signals to keep blocked while asking.
     pub ask_mask: u64,
@@ -241,6 +297,8 @@ pub struct StubLayout {
     pub mapped: u64,
     /// The instruction after its tgkill.
     pub notified: u64,
+    /// The instruction after its rt_sigaction.
+    pub told: u64,
     /// The instruction after its munmap.
     pub unmapped: u64,
     /// The instruction after its ppoll.
@@ -261,6 +319,7 @@ unsafe extern "C" {
     static icecore_stub_asked: u8;
     static icecore_stub_unblocked: u8;
     static icecore_stub_notified: u8;
+    static icecore_stub_told: u8;
     static icecore_stub_constants: u8;
 }
 
@@ -280,6 +339,7 @@ pub fn stub_layout() -> StubLayout {
         blocked: offset(&raw const icecore_stub_blocked),
         mapped: offset(&raw const icecore_stub_mapped),
         notified: offset(&raw const icecore_stub_notified),
+        told: offset(&raw const icecore_stub_told),
         unmapped: offset(&raw const icecore_stub_unmapped),
         asked: offset(&raw const icecore_stub_asked),
         unblocked: offset(&raw const icecore_stub_unblocked),
