@@ -5,6 +5,7 @@
 mod common;
 
 mod a_restored_process;
+mod another_machine;
 mod bad_directory;
 mod bad_target;
 mod options;

@@ -52,6 +52,12 @@ impl Icecore {
         Self::through(scratch, shell, subcommand)
     }
 
+    /// The same, started by a `wrapper` such as setpriv.
+    pub(crate) fn by(scratch: &Path, mut wrapper: Command, subcommand: &str) -> Self {
+        wrapper.arg(program());
+        Self::through(scratch, wrapper, subcommand)
+    }
+
     fn through(scratch: &Path, mut command: Command, subcommand: &str) -> Self {
         command.arg(subcommand).arg("--no-default-config");
         command.stdin(Stdio::null());

@@ -5,5 +5,6 @@
 pub(crate) mod icecore;
 pub(crate) mod memory_group;
 pub(crate) mod outside;
+pub(crate) mod reencode;
 pub(crate) mod target;
 pub(crate) mod wait;

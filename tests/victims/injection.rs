@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Mode, Stage, Victim};
-use crate::sys::{at, call, prctl};
+use crate::sys::{at, call, prctl, to};
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
         Victim::new("write-xor-execute", write_xor_execute),
         Victim::refused("address-space-limit", "bytes for the parasite", no_room),
+        Victim::refused("locked-memory-limit", "bytes for the parasite", no_lock),
         Victim::new("leader-gone", leader_gone),
         Victim::new("restartable-sequence", restartable),
         Victim::refused("filter-kills-munmap", "does not allow munmap", kill_munmap),
@@ -48,6 +49,33 @@ fn no_room(stage: &mut Stage) -> Result<(), String> {
     let args = [0, libc::RLIMIT_AS.into(), at(&limit), 0];
     call("prlimit", libc::SYS_prlimit64, &args)?;
     idle_through(stage)
+}
+
+/// Every new page is to be locked (MCL_FUTURE), and no more may be.
+fn no_lock(stage: &mut Stage) -> Result<(), String> {
+    const MCL_FUTURE: u64 = 2;
+    drop_ipc_lock()?;
+    call("mlockall", libc::SYS_mlockall, &[MCL_FUTURE])?;
+    let limit = [0u64, 0];
+    let args = [0, libc::RLIMIT_MEMLOCK.into(), at(&limit), 0];
+    call("prlimit", libc::SYS_prlimit64, &args)?;
+    match call("mmap", libc::SYS_mmap, &[0, 4096, 3, 0x22, u64::MAX, 0]) {
+        Err(_) => idle_through(stage),
+        Ok(_) => Err("memory could be mapped".to_owned()),
+    }
+}
+
+/// Gives up CAP_IPC_LOCK, which lifts the limit on locked memory.
+fn drop_ipc_lock() -> Result<(), String> {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_IPC_LOCK: u32 = 14;
+    let header = [VERSION_3, 0];
+    // Effective, permitted, inheritable; the upper halves behind them.
+    let mut sets = [0u32; 6];
+    call("capget", libc::SYS_capget, &[at(&header), to(&mut sets)])?;
+    sets[0] &= !(1 << CAP_IPC_LOCK);
+    sets[1] &= !(1 << CAP_IPC_LOCK);
+    call("capset", libc::SYS_capset, &[at(&header), at(&sets)]).map(drop)
 }
 
 /// The main thread ends; another goes on.

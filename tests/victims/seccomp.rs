@@ -1,7 +1,7 @@
 //! Seccomp filters.
 
 use crate::harness::{Mode, Stage, Victim};
-use crate::sys::{Threads, at, call, prctl, same};
+use crate::sys::{Threads, at, call, prctl, same, to};
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
@@ -10,6 +10,10 @@ pub(crate) fn victims() -> Vec<Victim> {
             .dump_args(&["--risk-seccomp"])
             .only(&[Mode::Cycles, Mode::Running]),
         Victim::refused("seccomp-refused", "seccomp", kills),
+        Victim::refused("seccomp-strict", "strict mode", strict),
+        Victim::new("seccomp-strict-risked", strict)
+            .dump_args(&["--risk-seccomp"])
+            .only(&[Mode::Cycles, Mode::Running]),
         Victim::refused("seccomp-supervised", "SECCOMP_RET_USER_NOTIF", supervised),
     ]
 }
@@ -120,5 +124,41 @@ fn kills(stage: &mut Stage) -> Result<(), String> {
 fn supervised(stage: &mut Stage) -> Result<(), String> {
     install(0, &[libc::SYS_getppid], USER_NOTIF, ALLOW)?;
     while stage.next()? {}
+    Ok(())
+}
+
+fn pipe() -> Result<[u32; 2], String> {
+    let mut fds = [0_u32; 2];
+    call("pipe2", libc::SYS_pipe2, &[to(&mut fds), 0])?;
+    Ok(fds)
+}
+
+/// A thread in strict mode, which may read, write and end: it sends back what it
+/// gets, plus one.
+fn strict(stage: &mut Stage) -> Result<(), String> {
+    let ([asked, ask], [heard, say]) = (pipe()?, pipe()?);
+    std::thread::spawn(move || {
+        let mut byte = 0_u8;
+        let strict = prctl("strict mode", &[22, 1]).is_ok();
+        let (from, to) = (asked as i32, say as i32);
+        // SAFETY: one live byte; read, write and exit are all that is allowed.
+        unsafe {
+            while strict && libc::read(from, (&raw mut byte).cast(), 1) == 1 {
+                byte = byte.wrapping_add(1);
+                libc::write(to, (&raw const byte).cast(), 1);
+            }
+            libc::syscall(libc::SYS_exit, 0);
+        }
+    });
+    let speak = |byte: u8| {
+        let mut answer = [0_u8];
+        call("write", libc::SYS_write, &[ask.into(), at(&[byte]), 1])?;
+        call("read", libc::SYS_read, &[heard.into(), to(&mut answer), 1])?;
+        same("the answer", &answer[0], &(byte + 1))
+    };
+    speak(1)?;
+    while stage.next()? {
+        speak(7)?;
+    }
     Ok(())
 }
