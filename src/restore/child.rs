@@ -59,10 +59,16 @@ impl Drop for Guard {
 impl Child {
     /// A process that `leader` controls, with nothing of ours in it yet.
     pub(crate) fn new(image_pid: u32, leader: Remote) -> Result<Self, RestoreError> {
+        let mut child = Self::at_gate(image_pid, leader, 0)?;
+        child.process.gate = find_gate(image_pid, child.process.pid, &child.process.memory, None)?;
+        Ok(child)
+    }
+
+    fn at_gate(image_pid: u32, leader: Remote, gate: u64) -> Result<Self, RestoreError> {
         let pid = leader.tid();
+        // First, so that it goes whatever fails.
         let guard = Guard { pid, armed: true };
         let memory = RemoteMemory::open(pid).map_err(proc_error(image_pid, "memory"))?;
-        let gate = find_gate(image_pid, pid, &memory, None)?;
         let process = Process {
             image_pid,
             pid,
@@ -75,24 +81,59 @@ impl Child {
         Ok(Self { leader, process })
     }
 
-    /// A process that `self` has just created: with the restorer at the same
-    /// place.
+    /// A process that `self` has just created, with the same memory.
     pub(crate) fn descendant(&self, image_pid: u32, leader: Remote) -> Result<Self, RestoreError> {
-        let mut child = Self::new(image_pid, leader)?;
-        child.process.blob = self.process.blob;
-        child.process.gate = self.process.gate;
-        Ok(child)
+        Self::at_gate(image_pid, leader, self.process.gate)
     }
 
-    /// Has the kernel reap the children of the process; `scratch` is 32 bytes.
-    pub(crate) fn ignore_children(&mut self, scratch: u64) -> Result<(), RestoreError> {
-        const WHAT: &str = "ignore SIGCHLD";
+    /// Has the restorer of another process, whose memory this one shares.
+    pub(crate) fn live_with(&mut self, blob: Option<Blob>, gate: u64) {
+        self.process.blob = blob;
+        self.process.gate = gate;
+    }
+
+    /// Sets what a signal does: SIG_DFL or SIG_IGN.
+    pub(crate) fn set_action(&mut self, signal: u32, handler: u64) -> Result<(), RestoreError> {
+        let what = format!("set the action of signal {signal}");
+        let scratch = self.scratch();
         let mut action = [0; 32];
-        action[0] = libc::SIG_IGN as u8;
-        self.process.write(WHAT, scratch, &action)?;
-        let args = [libc::SIGCHLD as u64, scratch, 0, 8];
-        self.syscall(WHAT, libc::SYS_rt_sigaction, &args)?;
+        action[..8].copy_from_slice(&handler.to_le_bytes());
+        self.process.write(&what, scratch, &action)?;
+        let args = [u64::from(signal), scratch, 0, 8];
+        self.syscall(&what, libc::SYS_rt_sigaction, &args)?;
         Ok(())
+    }
+
+    /// Throws away what is pending of a signal: an action that ignores it does.
+    pub(crate) fn forget_signal(&mut self, signal: u32) -> Result<(), RestoreError> {
+        match signal as i32 {
+            0 | libc::SIGKILL | libc::SIGSTOP => Ok(()),
+            // The default; and an explicit one would have the kernel reap.
+            libc::SIGCHLD => self.set_action(signal, libc::SIG_DFL as u64),
+            _ => self.set_action(signal, libc::SIG_IGN as u64),
+        }
+    }
+
+    /// Ends the process as the wait status `status` says, and waits until it is
+    /// its parent's to reap. It leaves no core file.
+    pub(crate) fn die(mut self, status: i32) -> Result<(), RestoreError> {
+        let signal = (status & 0x7f) as u32;
+        let failed = self.process.remote("end as it had ended");
+        if signal == 0 {
+            let code = ((status >> 8) & 0xff) as u64;
+            let gate = self.process.gate;
+            let ended = self.leader.end(gate, libc::SYS_exit_group, code);
+            self.process.guard.armed = ended.is_err();
+            return ended.map_err(failed);
+        }
+        let undumpable = [libc::PR_SET_DUMPABLE as u64, 0];
+        self.syscall("dump no core", libc::SYS_prctl, &undumpable)?;
+        if ![libc::SIGKILL, libc::SIGSTOP].contains(&(signal as i32)) {
+            self.set_action(signal, libc::SIG_DFL as u64)?;
+        }
+        let ended = self.leader.end_by(signal);
+        self.process.guard.armed = ended.is_err();
+        ended.map_err(failed)
     }
 
     /// Has `parent` live until this process is let go or gone.
@@ -101,9 +142,13 @@ impl Child {
         self
     }
 
-    /// Stack of icecore's that the process has a copy of and does not use.
-    pub(crate) fn stack_below(&self) -> u64 {
-        (self.leader.stack() - 4096) & !63
+    /// Memory of icecore's that the process has a copy of and does not use, or
+    /// the restorer's.
+    pub(crate) fn scratch(&self) -> u64 {
+        match self.process.blob {
+            Some(blob) => blob.script(),
+            None => (self.leader.stack() - 4096) & !63,
+        }
     }
 
     /// Maps the restorer where it can stay until `then` is in place, with room
@@ -156,16 +201,22 @@ impl Child {
         Ok(())
     }
 
-    /// Unmaps the restorer. What is left to be done is done through another
+    /// What is left to be done is done without the restorer, through another
     /// `syscall` instruction.
-    pub(crate) fn move_out(&mut self) -> Result<(), RestoreError> {
+    pub(crate) fn leave(&mut self) -> Result<Blob, RestoreError> {
         let process = &mut self.process;
         let blob = process.blob()?;
         process.gate = find_gate(process.image_pid, process.pid, &process.memory, Some(blob))?;
+        process.blob = None;
+        Ok(blob)
+    }
+
+    /// Leaves the restorer and unmaps it.
+    pub(crate) fn move_out(&mut self) -> Result<(), RestoreError> {
+        let blob = self.leave()?;
         let range = blob.range();
         let munmap = [range.start, range.end - range.start];
         self.syscall("unmap the restorer", libc::SYS_munmap, &munmap)?;
-        self.process.blob = None;
         Ok(())
     }
 

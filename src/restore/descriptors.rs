@@ -145,8 +145,8 @@ fn open_flags(flags: u32) -> OFlags {
     OFlags::from_bits_retain(flags & !(libc::O_ASYNC as u32)) | OFlags::CLOEXEC
 }
 
-/// Places the task's descriptors at their numbers and closes all others, sets
-/// working directory, root and umask; in the task, which inherited `opened`.
+/// Places the task's descriptors at their numbers and closes all others but the
+/// directories it is to enter; in the task, which inherited `opened`.
 pub(crate) fn place(
     ctx: &RestoreContext<'_>,
     opened: &Opened,
@@ -162,8 +162,7 @@ pub(crate) fn place(
             duplicate(script, number, entry);
         }
     }
-    let directories = fs_state::of_task(&opened.fs, task);
-    let kept: Vec<u32> = directories.map_or(Vec::new(), fs_state::Directories::numbers);
+    let kept = directories_of(ctx, opened, table);
     let placed = table
         .entries
         .iter()
@@ -171,7 +170,23 @@ pub(crate) fn place(
     let open: BTreeSet<u32> = placed.map(|e| e.fd).chain(kept).collect();
     close_all_but(&open, script);
     in_task::open_early(ctx, table, open, script);
-    if let Some(directories) = directories {
+}
+
+/// Our numbers of the directories that tasks with this table are to enter.
+fn directories_of(ctx: &RestoreContext<'_>, opened: &Opened, table: &FdTable) -> Vec<u32> {
+    let tasks = ctx.image.tasks.iter().filter(|t| t.fd_table == table.id);
+    let directories = tasks.filter_map(|task| fs_state::of_task(&opened.fs, task));
+    directories.flat_map(fs_state::Directories::numbers).collect()
+}
+
+/// Sets working directory, root and umask, in the first task that has them.
+pub(crate) fn enter(
+    ctx: &RestoreContext<'_>,
+    opened: &Opened,
+    task: &TaskState,
+    script: &mut Script,
+) {
+    if let Some(directories) = fs_state::of_task(&opened.fs, task) {
         fs_state::enter(ctx, task, directories, script);
     }
 }

@@ -4,10 +4,13 @@
 //! nothing is taken over by ptrace and turned into the task, script by script.
 //!
 //! Ordering requirements:
-//! - open file descriptions are opened here before the child is created, which
-//!   inherits them;
-//! - memory is mapped while the child still has the descriptors it inherited,
-//!   from which files are mapped; then the task's own are placed;
+//! - open file descriptions are opened here before any process is created; all
+//!   inherit them;
+//! - the whole tree is created before any task has its own state, as the plan
+//!   says: sessions, groups and what is shared follow from who makes whom;
+//! - those that had ended end first: their parents' state follows;
+//! - memory is mapped while every process still has the descriptors it
+//!   inherited, from which files are mapped; then the tasks' own are placed;
 //! - memory is filled before protections are final;
 //! - signal actions and limits come before threads, which share them; threads
 //!   before the state that is each one's own;
@@ -27,6 +30,7 @@ mod device;
 mod epoll;
 mod eventfd;
 pub(crate) mod file_ref;
+mod forest;
 mod fs_state;
 pub(crate) mod ghost;
 mod in_task;
@@ -48,6 +52,7 @@ mod pages;
 mod pids;
 mod pipe;
 mod prctl;
+mod rebuild;
 mod regular;
 mod resume;
 mod sched;
@@ -61,6 +66,7 @@ pub(crate) mod state;
 mod threads;
 mod timerfd;
 mod timers;
+mod tree;
 mod unix;
 mod vdso;
 mod vma;
@@ -69,11 +75,10 @@ mod xstate;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use icecore_images::mm::MmState;
-use icecore_images::task::TaskState;
 use icecore_images::{Checkpoint, Image, PageReader};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -85,11 +90,9 @@ use crate::error::RestoreError;
 use crate::observer::{Moment, Stage};
 use crate::options::{PidPolicy, RestoreOptions};
 use crate::stats::{RestoreReport, RestoreStats};
-use crate::tracer::Script;
-use crate::tracer::remote::Pace;
-use child::Child;
-use descriptors::Opened;
-use memory::Prepared;
+use forest::Forest;
+use rebuild::Materials;
+use tree::{NoWay, TreePlan};
 
 /// Wakes the tasks up. Returns once they run; a root task that is neither
 /// detached nor a sibling is a child of this process, to be waited for.
@@ -166,7 +169,9 @@ fn restore(
 }
 
 fn has_parent_death_signal(image: &Checkpoint) -> bool {
-    let mut threads = image.tasks.iter().flat_map(|task| &task.threads);
+    // Others' parents are in the image.
+    let roots = image.tasks.iter().filter(|task| task.parent.is_none());
+    let mut threads = roots.flat_map(|task| &task.threads);
     threads.any(|thread| thread.controls.parent_death_signal != 0)
 }
 
@@ -181,23 +186,7 @@ fn block_signals() -> Result<(), RestoreError> {
 
 /// Finds everything that stands in the way, before anything is created.
 fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
-    let image = ctx.image;
-    if image.tasks.len() != 1 {
-        let problem = format!("holds a tree of {} tasks", image.tasks.len());
-        let place = Place::Path {
-            path: ctx.options.images_dir.display().to_string(),
-        };
-        ctx.obstacle(
-            place,
-            problem,
-            Some("only single tasks can be restored yet"),
-        );
-    }
-    for task in image.tasks.iter().filter(|task| task.threads.is_empty()) {
-        let place = Place::Task { pid: task.pid };
-        let problem = "had ended and was not reaped".to_owned();
-        ctx.obstacle(place, problem, Some("only tasks that ran can be restored"));
-    }
+    plan_tree(ctx);
     pids::plan(ctx);
     clock::plan(ctx);
     xstate::plan(ctx);
@@ -212,160 +201,65 @@ fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
     }
 }
 
+/// Notes every task for which there is no way to be made.
+fn plan_tree(ctx: &mut RestoreContext<'_>) {
+    match tree::plan(ctx.image) {
+        Ok(plan) => ctx.tree = Arc::new(plan),
+        Err(impossible) => {
+            for NoWay { task, reason } in impossible {
+                let place = Place::Task {
+                    pid: ctx.image.tasks[task].pid,
+                };
+                ctx.obstacle(place, reason, None);
+            }
+        }
+    }
+}
+
 fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let image = ctx.image;
-    let Some(task) = image.tasks.first() else {
+    let Some(root) = image.tasks.first() else {
         return Err(missing(0, "a task"));
     };
-    let mm = image.mms.iter().find(|mm| mm.id == task.mm);
-    let mm = mm.ok_or_else(|| missing(task.pid, "its address space"))?;
     ctx.stage(Stage::PreRestore, None)?;
-    let shmems = memory::create_shared(ctx)?;
-    let ghosts = ghost::create_all(ctx, ctx.pages)?;
-    let opened = descriptors::open_all(ctx, &shmems, &ghosts)?;
-    let prepared = memory::prepare(ctx, mm, &shmems, &ghosts)?;
-    let opened = (&opened, &prepared);
+    let materials = Materials::gather(ctx)?;
     if ctx.options.clock_from_dump {
         clock::enter(&image.clocks)?;
     }
     ctx.clocks_since = Instant::now();
 
     let spawning = Instant::now();
-    // In this order: on an error the init goes last, as its end waits for its
-    // tree's.
-    let (init, mut child) = match ctx.options.pids {
-        PidPolicy::Namespace => {
-            let room = Scripts::new(ctx, task, mm, opened).room();
-            let (init, child) = namespace::create(ctx, task, mm, room)?;
-            (Some(init), child)
-        }
-        PidPolicy::Same | PidPolicy::New => (None, spawn::task(ctx, task)?),
+    let init = match ctx.options.pids {
+        PidPolicy::Namespace => Some(namespace::create(ctx, root, materials.mm(ctx, root)?)?),
+        PidPolicy::Same | PidPolicy::New => None,
     };
-    if ctx.options.pids == PidPolicy::New {
-        ctx.new_pid = Some(child.process.pid);
-    }
-    spawn::place_in_session(ctx, task, &mut child)?;
-    state::from_outside(ctx, task, &mut child)?;
+    let plan = Arc::clone(&ctx.tree);
+    let mut forest = Forest::spawn(ctx, &plan, init)?;
+    forest.end_the_dead(ctx)?;
     ctx.stats.spawn_us = micros(spawning);
 
-    let threads = rebuild(ctx, task, mm, opened, &mut child)?;
-    memory::seal_shared(ctx, &shmems)?;
-    ctx.stage(Stage::PostRestore, Some(child.process.pid))?;
-    let ready = resume::finish(task, mm, init, child, threads)?;
-    ctx.stage(Stage::PreResume, Some(ready.pid()))?;
-    let awaited = ready.awaited();
-    opened.0.settle(ctx);
-    let pid = ready.let_go(task, ctx.options.leave_stopped)?;
-    ctx.stage(Stage::PostResume, Some(pid))?;
-    Ok(Woken { pid, awaited })
+    rebuild::all(ctx, &mut forest, &materials)?;
+    memory::seal_shared(ctx, &materials.shmems)?;
+    let live_root = forest.child(0)?.process.pid;
+    ctx.stage(Stage::PostRestore, Some(live_root))?;
+    resume::finish_all(ctx, &mut forest)?;
+    ctx.stage(Stage::PreResume, Some(live_root))?;
+    let awaited = forest.init().map_or(live_root, |init| init.pid());
+    materials.opened.settle(ctx);
+    resume::let_go(ctx, forest)?;
+    ctx.stage(Stage::PostResume, Some(live_root))?;
+    Ok(Woken {
+        pid: live_root,
+        awaited,
+    })
 }
 
-/// A task that runs again, as this process sees it.
+/// A tree that runs again, as this process sees it.
 struct Woken {
+    /// Its root.
     pid: u32,
     awaited: u32,
 }
-
-/// The scripts of a task's rebuilding, made beforehand so that the restorer's
-/// room can be measured.
-struct Scripts {
-    place: Script,
-    map: Script,
-    finish_memory: Script,
-    before_threads: Script,
-    finish_descriptors: Script,
-    last: Script,
-    threads: usize,
-}
-
-impl Scripts {
-    fn new(
-        ctx: &RestoreContext<'_>,
-        task: &TaskState,
-        mm: &MmState,
-        (opened, prepared): (&Opened, &Prepared),
-    ) -> Self {
-        let built = |append: &dyn Fn(&mut Script)| {
-            let mut script = Script::new();
-            append(&mut script);
-            script
-        };
-        Self {
-            place: built(&|s| descriptors::place(ctx, opened, task, s)),
-            map: built(&|s| memory::map(ctx, mm, prepared, s)),
-            finish_memory: built(&|s| memory::finish(mm, prepared, s)),
-            before_threads: built(&|s| state::before_threads(ctx, task, s)),
-            finish_descriptors: built(&|s| descriptors::finish(ctx, opened, task, s)),
-            last: built(&|s| {
-                state::last(ctx, task, s);
-                memory::last(mm, s);
-            }),
-            threads: threads::largest_script(ctx, task),
-        }
-    }
-
-    /// Bytes of room that the restorer needs for any of them.
-    fn room(&self) -> usize {
-        let all = [
-            &self.place,
-            &self.map,
-            &self.finish_memory,
-            &self.before_threads,
-            &self.finish_descriptors,
-            &self.last,
-        ];
-        let largest = all.into_iter().map(blob::room_for).max().unwrap_or(0);
-        largest.max(self.threads) + SCRIPT_MARGIN
-    }
-}
-
-/// Turns the child into the task, up to its final registers.
-fn rebuild<'a>(
-    ctx: &mut RestoreContext<'_>,
-    task: &'a TaskState,
-    mm: &MmState,
-    opened: (&Opened, &Prepared),
-    child: &mut Child,
-) -> Result<Vec<threads::Thread<'a>>, RestoreError> {
-    let start = Instant::now();
-    let scripts = Scripts::new(ctx, task, mm, opened);
-    if child.process.blob().is_err() {
-        child.move_in(mm, scripts.room())?;
-    }
-
-    child.unmap_all()?;
-    child.run("map the memory", &scripts.map, Pace::Fast)?;
-    child.run("place the descriptors", &scripts.place, Pace::Fast)?;
-    ctx.cancelled()?;
-    let filling = Instant::now();
-    memory::fill(ctx, mm, opened.1, child.process.pid)?;
-    ctx.stats.pages_us = micros(filling);
-    ctx.cancelled()?;
-    if let Some(pid) = ctx.new_pid {
-        new_pid::rewrite(&child.process, task, pid)?;
-    }
-    child.run("finish the memory", &scripts.finish_memory, Pace::Fast)?;
-
-    // From here on the task has its own signal actions, which the breakpoint
-    // of the fast pace would change.
-    child.run(
-        "restore the task's state",
-        &scripts.before_threads,
-        Pace::Careful,
-    )?;
-    let mut threads = threads::create(ctx.options.pids, task, child)?;
-    threads::restore_state(ctx, task, child, &mut threads)?;
-    // Timers go on with what remains now.
-    let mut finish = Script::new();
-    descriptors::finish(ctx, opened.0, task, &mut finish);
-    child.run("finish the descriptors", &finish, Pace::Careful)?;
-    child.run("arm timers and queue signals", &scripts.last, Pace::Careful)?;
-    ctx.stats.rebuild_us = micros(start).saturating_sub(ctx.stats.pages_us);
-    Ok(threads)
-}
-
-/// Room beside the largest script: single calls' arguments, and the end mark.
-const SCRIPT_MARGIN: usize = 4096;
 
 fn missing(pid: u32, what: &str) -> RestoreError {
     RestoreError::Step {
@@ -393,6 +287,8 @@ pub(crate) struct RestoreContext<'a> {
     pub(crate) notes: Vec<String>,
     pub(crate) stats: RestoreStats,
     capabilities: CapabilitySet,
+    /// How the tree is made.
+    tree: Arc<TreePlan>,
     /// The root task's pid where it is not the image's.
     new_pid: Option<u32>,
     /// When the image's clocks began to go on.
@@ -410,6 +306,7 @@ impl<'a> RestoreContext<'a> {
             notes: Vec::new(),
             stats: RestoreStats::default(),
             capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
+            tree: Arc::default(),
             new_pid: None,
             clocks_since: Instant::now(),
         }

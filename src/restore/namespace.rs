@@ -18,30 +18,21 @@ use crate::tracer::{Arg, Script};
 #[derive(Debug)]
 pub(crate) struct Init(Child);
 
-/// Makes the namespace, and in it a process for the task, which has the
-/// restorer with room for scripts of `script_len` bytes already.
+/// Makes the namespace, for the tree of `task`.
 pub(crate) fn create(
     ctx: &RestoreContext<'_>,
     task: &TaskState,
     mm: &MmState,
-    script_len: usize,
-) -> Result<(Init, Child), RestoreError> {
+) -> Result<Init, RestoreError> {
     let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
     let mut init = spawn::spawn(ctx, task.pid, None, flags)?;
-    init.move_in(mm, script_len)?;
+    init.move_in(mm, ROOM)?;
     init.run("make a namespace", &settle(), Pace::Fast)?;
-    init.unmap_all()?;
-    let args = CloneArgs {
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
-    let scratch = init.process.blob()?.script();
-    let what = format!("create pid {} in its namespace", task.pid);
-    let remote = init.create(&what, scratch, Some(task.pid), args)?;
-    let child = init.descendant(task.pid, remote)?;
-    init.run("leave the namespace alone", &withdraw(), Pace::Fast)?;
-    Ok((Init(init), child))
+    Ok(Init(init))
 }
+
+/// Bytes of room for the init's few scripts.
+const ROOM: usize = 8192;
 
 /// What the init does for its namespace.
 fn settle() -> Script {
@@ -84,6 +75,25 @@ fn withdraw() -> Script {
 }
 
 impl Init {
+    /// Creates a process for a task without a parent in the image.
+    pub(crate) fn create(&mut self, task: &TaskState) -> Result<Child, RestoreError> {
+        let args = CloneArgs {
+            exit_signal: libc::SIGCHLD as u64,
+            ..CloneArgs::default()
+        };
+        let what = format!("create pid {} in its namespace", task.pid);
+        let scratch = self.0.scratch();
+        let remote = self.0.create(&what, scratch, Some(task.pid), args)?;
+        self.0.descendant(task.pid, remote)
+    }
+
+    /// Gives up all of icecore's, once the processes exist.
+    pub(crate) fn withdraw(&mut self) -> Result<(), RestoreError> {
+        self.0.unmap_all()?;
+        self.0.run("leave the namespace alone", &withdraw(), Pace::Fast)?;
+        Ok(())
+    }
+
     /// Pid of the init as this process sees it.
     pub(crate) fn pid(&self) -> u32 {
         self.0.process.pid

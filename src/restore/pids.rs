@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use icecore_images::Checkpoint;
 use icecore_images::task::TaskState;
 use icecore_images::timers::TimerNotify;
 use rustix::thread::CapabilitySet;
@@ -13,8 +14,42 @@ use crate::kernel::stat::Stat;
 use crate::kernel::status::Status;
 use crate::options::PidPolicy;
 
+/// Pids for processes that are there for a while: none that a task of the image
+/// has, from the highest on.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    wanted: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Spare {
+    /// For an image.
+    pub(crate) fn of(image: &Checkpoint) -> Self {
+        let ids = |task: &TaskState| tids(task).chain([task.sid, task.pgid]);
+        Self {
+            wanted: image.tasks.iter().flat_map(ids).collect(),
+            next: pid_max().min(DEFAULT_PID_MAX),
+        }
+    }
+}
+
+impl Iterator for Spare {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        while self.next > 1 {
+            self.next -= 1;
+            let taken = fs::exists(format!("/proc/{}", self.next)).unwrap_or(true);
+            if !taken && !self.wanted.contains(&self.next) {
+                return Some(self.next);
+            }
+        }
+        None
+    }
+}
+
 /// Notes what keeps the tasks from getting their pids.
-pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
+pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
     match ctx.options.pids {
         PidPolicy::Same => plan_same(ctx),
         PidPolicy::New => plan_new(ctx),
@@ -24,7 +59,9 @@ pub(crate) fn plan(ctx: &mut RestoreContext<'_>) {
 
 fn plan_same(ctx: &mut RestoreContext<'_>) {
     need_set_tid(ctx);
-    let wanted: BTreeSet<u32> = ctx.image.tasks.iter().flat_map(tids).collect();
+    let tasks = &ctx.image.tasks;
+    let borrowed = ctx.tree.borrowed_ids(tasks.len());
+    let wanted: BTreeSet<u32> = tasks.iter().flat_map(tids).chain(borrowed).collect();
     let limit = pid_max();
     for &tid in wanted.iter().filter(|&&tid| tid >= limit) {
         let problem = format!("pid {tid} is not below this machine's limit of {limit}");
@@ -33,13 +70,25 @@ fn plan_same(ctx: &mut RestoreContext<'_>) {
     }
     for (tid, owner) in taken(&wanted) {
         let problem = format!("is taken by {owner}");
-        let help = "wait until it is free, or restore with `--pids ns` or `--pids new`";
+        let help = match tasks.len() {
+            1 => "wait until it is free, or restore with `--pids ns` or `--pids new`",
+            _ => "wait until it is free, or restore with `--pids ns`",
+        };
         ctx.obstacle(Place::Task { pid: tid }, problem, Some(help));
     }
 }
 
 fn plan_new(ctx: &mut RestoreContext<'_>) {
     let image = ctx.image;
+    if let [root, _, ..] = image.tasks.as_slice() {
+        let problem = format!(
+            "its tree of {} processes cannot live under new pids: they know each other by them",
+            image.tasks.len()
+        );
+        let help = "restore with `--pids same` or `--pids ns`";
+        ctx.obstacle(Place::Task { pid: root.pid }, problem, Some(help));
+        return;
+    }
     for task in &image.tasks {
         for reason in reasons_against_new(task) {
             let problem = format!("cannot live under a new pid: {reason}");
@@ -104,6 +153,9 @@ pub(crate) fn tids(task: &TaskState) -> impl Iterator<Item = u32> + use<> {
     all.insert(task.pid);
     all.into_iter()
 }
+
+/// Where the kernel begins anew by default.
+const DEFAULT_PID_MAX: u32 = 32768;
 
 fn pid_max() -> u32 {
     let limit = procfs::sys::kernel::pid_max().ok();

@@ -10,8 +10,10 @@ use icecore_images::thread::{Registers, ThreadState};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::RestoreContext;
 use super::child::{Child, Process};
-use super::namespace::Init;
+use super::forest::{Forest, Living};
+use super::rebuild::First;
 use super::sleep;
 use super::threads::{Thread, leader_has_exited};
 use super::xstate;
@@ -21,18 +23,31 @@ use crate::tracer::peek;
 use crate::tracer::ptrace::TraceError;
 use crate::tracer::remote::Remote;
 
-/// A task ready to go: every thread has its final registers.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    child: Child,
-    threads: Vec<Remote>,
-    /// The signal mask that a leader shows which had exited.
-    leader_exits: Option<u64>,
-    /// After `child`: its end waits for the child's.
-    init: Option<Init>,
+/// Makes every task ready to go: each thread has its final registers.
+///
+/// Who shares an address space leaves the restorer before the one that unmaps
+/// it, the first created.
+pub(super) fn finish_all(
+    ctx: &RestoreContext<'_>,
+    forest: &mut Forest<'_>,
+) -> Result<(), RestoreError> {
+    let first = First::of(ctx, forest);
+    for &node in first.order().iter().rev() {
+        let task = &ctx.image.tasks[node];
+        let mm = ctx.image.mms.get(task.mm.0 as usize);
+        let mm = mm.ok_or_else(|| super::missing(task.pid, "its address space"))?;
+        let unmaps = first.of_memory(task) == Some(node);
+        finish(task, mm, forest.living(node)?, unmaps)?;
+    }
+    let root = ctx.image.tasks.first().map_or(0, |task| task.pid);
+    match forest.init_mut() {
+        Some(init) => init.prepare(root),
+        None => Ok(()),
+    }
 }
 
-/// Puts the final registers into every thread and unmaps the restorer.
+/// Puts the final registers into every thread and unmaps the restorer, or only
+/// leaves it.
 ///
 /// Ordering requirements:
 /// - interrupted calls are issued again while the restorer is there to hold
@@ -40,21 +55,16 @@ pub(crate) struct Ready {
 /// - the other threads stand still outside of the restorer before it goes;
 /// - raw registers that restart a call are put back where no call is under way
 ///   any more.
-///
-/// (`init` is declared before `child`, so that on an error it is dropped after
-/// it: the end of an init waits for its tree's.)
-pub(crate) fn finish(
+pub(super) fn finish(
     task: &TaskState,
     mm: &MmState,
-    mut init: Option<Init>,
-    mut child: Child,
-    threads: Vec<Thread<'_>>,
-) -> Result<Ready, RestoreError> {
-    let mut parked = Vec::new();
-    for Thread { mut remote, state } in threads {
-        let registers = sleep::reissue(&child.process, mm, &mut remote, state)?;
-        park(&child.process, &mut remote, state, &registers)?;
-        parked.push(remote);
+    living: &mut Living<'_>,
+    unmaps: bool,
+) -> Result<(), RestoreError> {
+    let child = &mut living.child;
+    for Thread { remote, state } in &mut living.threads {
+        let registers = sleep::reissue(&child.process, mm, remote, state)?;
+        park(&child.process, remote, state, &registers)?;
     }
     let leader = &task.threads[0];
     let exits = leader_has_exited(task);
@@ -67,19 +77,15 @@ pub(crate) fn finish(
             leader,
         )?),
     };
-    child.move_out()?;
+    match unmaps {
+        true => child.move_out()?,
+        false => drop(child.leave()?),
+    }
     if let Some(registers) = registers {
         park(&child.process, &mut child.leader, leader, &registers)?;
     }
-    if let Some(init) = &mut init {
-        init.prepare(task.pid)?;
-    }
-    Ok(Ready {
-        child,
-        threads: parked,
-        leader_exits: exits.then_some(leader.signal_mask),
-        init,
-    })
+    living.leader_exits = exits.then_some(leader.signal_mask);
+    Ok(())
 }
 
 /// Stands the thread still with its final registers.
@@ -116,57 +122,66 @@ fn park(
     )
 }
 
-impl Ready {
-    /// Pid of the task as this process sees it.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.process.pid
+/// Lets the tree go. From the moment no thread dies with us any more it is
+/// restored, whatever becomes of us. A task is left stopped if it had been, or
+/// all are if that is wanted.
+pub(super) fn let_go(ctx: &RestoreContext<'_>, forest: Forest<'_>) -> Result<(), RestoreError> {
+    let mut stopped = Vec::new();
+    for living in forest.all() {
+        let process = &living.child.process;
+        let mut tasks = ctx.image.tasks.iter();
+        let task = tasks.find(|task| task.pid == process.image_pid);
+        let was_stopped = task.is_some_and(|t| matches!(t.run, RunState::Stopped { .. }));
+        if ctx.options.leave_stopped || was_stopped {
+            stop(&living.child)?;
+            stopped.push(process.pid);
+        }
     }
+    if let Some(init) = forest.init() {
+        init.spare()?;
+    }
+    forest.all().try_for_each(spare)?;
+    let (all, init) = forest.into_parts();
+    // Whatever becomes of any: somebody may have killed one.
+    let released = all.into_iter().map(release);
+    let mut result = released.fold(Ok(()), Result::and);
+    if let Some(init) = init {
+        result = result.and(init.release());
+    }
+    stopped.into_iter().for_each(wait_until_stopped);
+    result
+}
 
-    /// The process whose end stands for the task's: itself, or the init of its
-    /// namespace.
-    pub(crate) fn awaited(&self) -> u32 {
-        self.init.as_ref().map_or(self.pid(), Init::pid)
+fn spare(living: &Living<'_>) -> Result<(), RestoreError> {
+    let threads = living.threads.iter().map(|thread| &thread.remote);
+    for thread in threads.chain([&living.child.leader]) {
+        let spared = thread.spare();
+        spared.map_err(living.child.process.remote("let the task go"))?;
     }
+    Ok(())
+}
 
-    /// Lets the task go. From the moment no thread dies with us any more it is
-    /// restored, whatever becomes of us. It is left stopped if it had been, or if
-    /// `stopped` is wanted.
-    pub(crate) fn let_go(self, task: &TaskState, stopped: bool) -> Result<u32, RestoreError> {
-        // The init first, so that on an error it is dropped last.
-        let Ready {
-            init,
-            child,
-            threads,
-            leader_exits,
-        } = self;
-        let pid = child.process.pid;
-        let stopped = stopped || matches!(task.run, RunState::Stopped { .. });
-        if stopped {
-            stop(&child)?;
-        }
-        let failed = |source| RestoreError::Remote {
-            pid: task.pid,
-            what: "let the task go".to_owned(),
-            source,
-        };
-        if let Some(init) = &init {
-            init.spare()?;
-        }
-        for thread in threads.iter().chain([&child.leader]) {
-            thread.spare().map_err(failed)?;
-        }
-        child.release(leader_exits).map_err(failed)?;
-        for thread in threads {
-            thread.detach().map_err(failed)?;
-        }
-        if let Some(init) = init {
-            init.release()?;
-        }
-        if stopped {
-            wait_until_stopped(pid);
-        }
-        Ok(pid)
+fn release(living: Living<'_>) -> Result<(), RestoreError> {
+    let failed = living.child.process.remote("let the task go");
+    let released = living.child.release(living.leader_exits);
+    let threads = living.threads.into_iter();
+    let detached = threads.map(|thread| thread.remote.detach());
+    detached.fold(released, Result::and).map_err(failed)
+}
+
+/// Lets a single task go.
+#[cfg(test)]
+pub(super) fn let_one_go(living: Living<'_>, stopped: bool) -> Result<(), RestoreError> {
+    let pid = living.child.process.pid;
+    if stopped {
+        stop(&living.child)?;
     }
+    spare(&living)?;
+    release(living)?;
+    if stopped {
+        wait_until_stopped(pid);
+    }
+    Ok(())
 }
 
 /// Stops the task as soon as it is let go.

@@ -43,8 +43,8 @@ pub(crate) fn spawn(
         exit_signal,
         ..CloneArgs::default()
     };
-    let scratch = helper.stack_below();
-    helper.ignore_children(scratch)?;
+    helper.set_action(libc::SIGCHLD as u32, libc::SIG_IGN as u64)?;
+    let scratch = helper.scratch();
     let remote = helper.create("create the process", scratch, set_tid, args)?;
     let child = Child::new(pid, remote)?;
     match super::has_parent_death_signal(ctx.image) {
@@ -99,25 +99,13 @@ pub(crate) fn task(ctx: &RestoreContext<'_>, task: &TaskState) -> Result<Child, 
     }
 }
 
-/// Makes the task the leader of a session or process group if it was one.
-/// Otherwise it stays in the restorer's, which is said aloud.
-pub(crate) fn place_in_session(
-    ctx: &mut RestoreContext<'_>,
-    task: &TaskState,
-    child: &mut Child,
-) -> Result<(), RestoreError> {
-    if task.sid == task.pid {
-        child.syscall("become a session leader", libc::SYS_setsid, &[])?;
-        return Ok(());
+/// Says aloud that a task stays in the restorer's session.
+pub(crate) fn tell_of_session(ctx: &mut RestoreContext<'_>, task: &TaskState) {
+    if task.sid == task.pid || ctx.options.shell_job {
+        return;
     }
     let (pid, sid) = (task.pid, task.sid);
-    if !ctx.options.shell_job {
-        ctx.note(format!(
-            "pid {pid} was in session {sid}, which is not in the image: it is in the restorer's now"
-        ));
-    }
-    if task.pgid == task.pid {
-        child.syscall("become a process group leader", libc::SYS_setpgid, &[0, 0])?;
-    }
-    Ok(())
+    ctx.note(format!(
+        "pid {pid} was in session {sid}, which is not in the image: it is in the restorer's now"
+    ));
 }

@@ -77,12 +77,16 @@ pub(crate) fn from_outside(
 }
 
 /// What the whole task has, in its leader, before its other threads exist:
-/// open limits, signal actions, prctl state.
-pub(crate) fn before_threads(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
+/// open limits, prctl state. All signals are blocked.
+pub(crate) fn before_threads(task: &TaskState, script: &mut Script) {
     let own = kernel::limits::read(std::process::id()).unwrap_or_default();
     limits::open(&own, &task.rlimits, script);
     prctl::task(&task.controls, script);
     signals::block_all(script);
+}
+
+/// Signal actions, once for all tasks that share them.
+pub(crate) fn actions_of(ctx: &RestoreContext<'_>, task: &TaskState, script: &mut Script) {
     signals::actions(actions(ctx, task), script);
 }
 

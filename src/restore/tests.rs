@@ -13,18 +13,22 @@ use icecore_images::regular::FileRef;
 use icecore_images::sched::SchedState;
 use icecore_images::seccomp::SeccompState;
 use icecore_images::task::{CpuTime, RunState, TaskState};
+use icecore_images::machine::MachineState;
 use icecore_images::thread::{Interrupted, Registers, ThreadState, XState};
+use icecore_images::timers::ClockState;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::child::Child;
-use super::resume::{self, Ready};
+use super::forest::Living;
+use super::resume;
 use super::threads::{self, Thread};
 use super::*;
 use crate::kernel::clone3::{Gate, spawn_waiting};
 use crate::options::PidPolicy;
-use crate::tracer::remote::Remote;
+use crate::tracer::Script;
+use crate::tracer::remote::{Pace, Remote};
 
 const CODE: u64 = 0x1000_0000;
 const DATA: u64 = 0x2000_0000;
@@ -163,14 +167,54 @@ fn process_with(code: &[u8]) -> Child {
 }
 
 fn let_go(task: &TaskState, child: Child, threads: Vec<Thread<'_>>) -> WaitStatus {
-    let ready = resume::finish(task, &memory(), None, child, threads).unwrap();
-    end_of(ready, task)
+    let pid = start(task, child, threads);
+    waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap().1
 }
 
-fn end_of(ready: Ready, task: &TaskState) -> WaitStatus {
-    let pid = ready.let_go(task, false).unwrap();
-    let pid = Pid::from_raw(pid as i32).unwrap();
-    waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap().1
+fn start(task: &TaskState, child: Child, threads: Vec<Thread<'_>>) -> Pid {
+    let pid = Pid::from_raw(child.process.pid as i32).unwrap();
+    let mut living = Living {
+        child,
+        threads,
+        leader_exits: None,
+    };
+    resume::finish(task, &memory(), &mut living, true).unwrap();
+    let stopped = matches!(task.run, RunState::Stopped { .. });
+    resume::let_one_go(living, stopped).unwrap();
+    pid
+}
+
+/// An image of tasks that share everything.
+pub(super) fn image_of(pids: impl Iterator<Item = u32>) -> Checkpoint {
+    Checkpoint {
+        machine: MachineState {
+            icecore: String::new(),
+            kernel: ByteString(Vec::new()),
+            host: ByteString(Vec::new()),
+            boot_id: ByteString(Vec::new()),
+            cpu: ByteString(Vec::new()),
+            xcr0: 3,
+            cpu_features: Vec::new(),
+            created: 0,
+            command: Vec::new(),
+        },
+        clocks: ClockState {
+            realtime_ns: 0,
+            monotonic_ns: 0,
+            boottime_ns: 0,
+        },
+        tasks: pids.map(|pid| task(vec![thread(pid, CODE)])).collect(),
+        mms: Vec::new(),
+        fd_tables: Vec::new(),
+        fs: Vec::new(),
+        sig_hands: Vec::new(),
+        files: Vec::new(),
+        pipes: Vec::new(),
+        ghosts: Vec::new(),
+        shmems: Vec::new(),
+        seccomp_filters: Vec::new(),
+        page_files: Vec::new(),
+    }
 }
 
 /// `mov edi, 42; mov eax, exit_group; syscall`
@@ -332,11 +376,9 @@ fn a_stopped_task_comes_back_stopped() {
     let child = process_with(&EXIT_42);
     let mut task = task(vec![thread(child.process.pid, CODE)]);
     task.run = RunState::Stopped { signal: 20 };
-    let ready = resume::finish(&task, &memory(), None, child, Vec::new()).unwrap();
-    let pid = ready.let_go(&task, false).unwrap();
-    let stat = crate::kernel::stat::Stat::read(pid).unwrap();
+    let pid = start(&task, child, Vec::new());
+    let stat = crate::kernel::stat::Stat::read(pid.as_raw_pid() as u32).unwrap();
     assert_eq!(stat.state, b'T');
-    let pid = Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
     assert_eq!(status.exit_status(), Some(42));

@@ -171,6 +171,40 @@ impl Remote {
         Ok(())
     }
 
+    /// Lets the process end by a system call that does not return, and waits
+    /// until it has: it is its parent's to reap then.
+    pub fn end(mut self, at: u64, nr: libc::c_long, arg: u64) -> Result<(), RemoteError> {
+        self.enter_syscall(at, nr as u32, &[arg])?;
+        let tid = self.tid();
+        self.thread.resume(Resume::Cont(0))?;
+        wait_for_end(tid);
+        Ok(())
+    }
+
+    /// Ends the process by a signal, which has its default action, and waits
+    /// until it has ended.
+    pub fn end_by(mut self, signal: u32) -> Result<(), RemoteError> {
+        self.come_to_rest()?;
+        let tid = self.tid();
+        self.thread.set_signal_mask(0)?;
+        // SAFETY: kill takes numbers only; the pid is a tracee's, which nobody
+        // has waited for.
+        unsafe { libc::kill(tid as i32, signal as i32) };
+        loop {
+            match self.thread.resume_to_stop(Resume::Cont(0)) {
+                Ok(Stop::Signal(got)) if got == signal => break,
+                Ok(Stop::Signal(got)) => self.refuse_fault(got)?,
+                Ok(_) => {}
+                // SIGKILL stops nowhere.
+                Err(_) => break,
+            }
+        }
+        // Gone already, where that fails.
+        let _ = self.thread.resume(Resume::Cont(signal));
+        wait_for_end(tid);
+        Ok(())
+    }
+
     fn enter_syscall(&mut self, at: u64, nr: u32, args: &[u64]) -> Result<(), RemoteError> {
         let mut six = [0; 6];
         for (slot, arg) in six.iter_mut().zip(args) {
