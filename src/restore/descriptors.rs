@@ -176,7 +176,9 @@ pub(crate) fn place(
 fn directories_of(ctx: &RestoreContext<'_>, opened: &Opened, table: &FdTable) -> Vec<u32> {
     let tasks = ctx.image.tasks.iter().filter(|t| t.fd_table == table.id);
     let directories = tasks.filter_map(|task| fs_state::of_task(&opened.fs, task));
-    directories.flat_map(fs_state::Directories::numbers).collect()
+    directories
+        .flat_map(fs_state::Directories::numbers)
+        .collect()
 }
 
 /// Sets working directory, root and umask, in the first task that has them.

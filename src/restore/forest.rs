@@ -157,7 +157,11 @@ impl<'a> Forest<'a> {
         };
         let child = self.child(node)?;
         let own_now = child.process.image_pid;
-        let group = if group == u64::from(own_now) { 0 } else { group };
+        let group = if group == u64::from(own_now) {
+            0
+        } else {
+            group
+        };
         let what = format!("join process group {group}");
         child.syscall(&what, libc::SYS_setpgid, &[0, group])?;
         Ok(())
@@ -191,7 +195,10 @@ impl<'a> Forest<'a> {
     }
 
     /// Ends those that had ended, for their parents to reap.
-    pub(super) fn end_the_dead(&mut self, ctx: &mut RestoreContext<'a>) -> Result<(), RestoreError> {
+    pub(super) fn end_the_dead(
+        &mut self,
+        ctx: &mut RestoreContext<'a>,
+    ) -> Result<(), RestoreError> {
         let mut told = HashSet::new();
         for (node, task) in ctx.image.tasks.iter().enumerate() {
             let RunState::Zombie { status } = task.run else {

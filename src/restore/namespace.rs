@@ -90,7 +90,8 @@ impl Init {
     /// Gives up all of icecore's, once the processes exist.
     pub(crate) fn withdraw(&mut self) -> Result<(), RestoreError> {
         self.0.unmap_all()?;
-        self.0.run("leave the namespace alone", &withdraw(), Pace::Fast)?;
+        self.0
+            .run("leave the namespace alone", &withdraw(), Pace::Fast)?;
         Ok(())
     }
 

@@ -18,7 +18,9 @@ pub(super) enum Session {
 /// the image's; so is one beyond the pid namespace of the dump, which shows as 0.
 pub(super) fn session_of(image: &Checkpoint, task: &TaskState) -> Session {
     let root = image.tasks.first();
-    let outer = root.filter(|root| root.sid != root.pid).map(|root| root.sid);
+    let outer = root
+        .filter(|root| root.sid != root.pid)
+        .map(|root| root.sid);
     match task.sid == 0 || (Some(task.sid) == outer && task.sid != task.pid) {
         true => Session::Outer,
         false => Session::Id(task.sid),
@@ -48,12 +50,7 @@ pub(super) fn sessions(image: &Checkpoint, parents: &[Option<usize>]) -> Vec<Opt
 }
 
 /// Whether an ancestor of `task` is in the session, or has come from it.
-fn is_above(
-    image: &Checkpoint,
-    parents: &[Option<usize>],
-    task: usize,
-    session: Session,
-) -> bool {
+fn is_above(image: &Checkpoint, parents: &[Option<usize>], task: usize, session: Session) -> bool {
     let leader = image.tasks[task].pid;
     if session == Session::Id(leader) {
         return false;

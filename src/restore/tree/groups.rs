@@ -25,9 +25,8 @@ pub(super) fn arrange(simulation: &mut Simulation<'_>) {
         let maker = match named.get(&group) {
             Some(&maker) => Some(maker),
             None => {
-                let of_session = |node: &Node| {
-                    simulation.now[*node].is_some_and(|now| now.session == session)
-                };
+                let of_session =
+                    |node: &Node| simulation.now[*node].is_some_and(|now| now.session == session);
                 let maker = simulation.existing().find(of_session);
                 maker.map(|maker| simulation.lend(group, maker))
             }

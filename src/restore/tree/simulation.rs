@@ -330,7 +330,9 @@ impl<'a> Simulation<'a> {
 
     /// CLONE_* of what `task` shares with its maker.
     fn shared(&self, maker: Node, task: usize) -> u64 {
-        let flags = SHARES.iter().filter(|(share, _)| self.share(maker, task, *share));
+        let flags = SHARES
+            .iter()
+            .filter(|(share, _)| self.share(maker, task, *share));
         flags.fold(0, |flags, (_, flag)| flags | *flag as u64)
     }
 

@@ -80,7 +80,11 @@ fn create(now: &BTreeMap<Node, Process>, creation: &Creation) -> Process {
             true => maker.exit_signal,
             false => creation.exit_signal,
         },
-        files: if files { maker.files } else { creation.node as u32 },
+        files: if files {
+            maker.files
+        } else {
+            creation.node as u32
+        },
         adopts: false,
         ..maker.clone()
     }
@@ -94,7 +98,10 @@ fn join(now: &mut BTreeMap<Node, Process>, node: Node, group: Group, pid: u32) {
     let sid = now[&node].sid;
     assert_ne!(sid, pid, "a session leader cannot move");
     let exists = now.values().any(|p| p.pgid == target && p.sid == sid);
-    assert!(exists || target == pid || target == OUTSIDE, "no group {target}");
+    assert!(
+        exists || target == pid || target == OUTSIDE,
+        "no group {target}"
+    );
     now.get_mut(&node).unwrap().pgid = target;
 }
 
@@ -126,7 +133,11 @@ fn is_right(image: &Checkpoint) {
         let found = (parent, is.pgid, is.sid, is.exit_signal);
         let sid = known(task.sid, root.sid);
         let pgid = known(task.pgid, root.pgid);
-        assert_eq!(found, (task.parent, pgid, sid, task.exit_signal), "{task:?}");
+        assert_eq!(
+            found,
+            (task.parent, pgid, sid, task.exit_signal),
+            "{task:?}"
+        );
     }
     for (a, b) in pairs(image) {
         let shared = image.tasks[a].fd_table == image.tasks[b].fd_table;
@@ -171,7 +182,11 @@ fn everything_of_a_root_in_anothers_group() {
 
 #[test]
 fn a_daemon_whose_session_leader_is_gone() {
-    is_right(&tree(&[(10, 0, 10, 10), (12, 10, 11, 11), (13, 12, 11, 11)]));
+    is_right(&tree(&[
+        (10, 0, 10, 10),
+        (12, 10, 11, 11),
+        (13, 12, 11, 11),
+    ]));
 }
 
 #[test]
