@@ -9,6 +9,7 @@ use crate::blocker::Blocker;
 use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
 use crate::options::{After, DumpOptions, PidPolicy, RestoreOptions};
+use crate::outside::OutsideRule;
 use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
 
 /// A dump, to be configured and run.
@@ -56,6 +57,20 @@ impl Dump {
     /// Injects although a seccomp filter could kill the process.
     pub fn risk_seccomp(mut self, yes: bool) -> Self {
         self.options.risk_seccomp = yes;
+        self
+    }
+
+    /// Adds a rule for connections to the outside; the last that matches holds.
+    /// Where none does, the dump is refused.
+    pub fn outside(mut self, rule: OutsideRule) -> Self {
+        self.options.outside.push(rule);
+        self
+    }
+
+    /// How long a keeper waits for a restore (`--keep-for`). Given where the
+    /// process goes on, there is a keeper nevertheless.
+    pub fn keep_for(mut self, limit: Duration) -> Self {
+        self.options.keep_for = Some(limit);
         self
     }
 
@@ -176,6 +191,13 @@ impl Restore {
     /// Whether only obstacles are looked for.
     pub fn dry_run(mut self, yes: bool) -> Self {
         self.options.dry_run = yes;
+        self
+    }
+
+    /// Adds a rule for connections to the outside, which goes before what the
+    /// dump has said.
+    pub fn outside(mut self, rule: OutsideRule) -> Self {
+        self.options.outside.push(rule);
         self
     }
 

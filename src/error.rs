@@ -7,6 +7,7 @@ use icecore_images::{ReadError, WriteError};
 use rustix::io::Errno;
 
 use crate::blocker::{Blocker, Obstacle};
+use crate::keeper::KeeperError;
 use crate::observer::Stage;
 use crate::tracer::ScriptError;
 use crate::tracer::freeze::{FreezeError, InjectError};
@@ -53,6 +54,16 @@ pub enum DumpError {
     #[error("dump: start a guardian process")]
     Guardian {
         /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is nobody to keep connections to the outside. If the target could
+    /// only be told not, it is gone and its connections are not kept.
+    #[error("dump: {what} the keeper of its connections")]
+    Keeper {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
         #[source]
         source: std::io::Error,
     },
@@ -153,6 +164,13 @@ pub enum RestoreError {
         /// Why it failed.
         #[source]
         source: std::io::Error,
+    },
+    /// Kept connections could not be had.
+    #[error("restore: take back its connections")]
+    Keeper {
+        /// Why.
+        #[source]
+        source: KeeperError,
     },
     /// The caller cancelled it.
     #[error("restore: cancelled")]

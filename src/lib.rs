@@ -23,8 +23,10 @@ mod blocker;
 mod builder;
 mod dump;
 mod error;
+pub mod keeper;
 mod observer;
 mod options;
+mod outside;
 mod restore;
 mod stats;
 
@@ -38,4 +40,5 @@ pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};
 pub use options::{
     After, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, PidPolicy, RestoreOptions,
 };
+pub use outside::{OutsideKind, OutsideMatch, OutsidePolicy, OutsideRule, OutsideRules};
 pub use stats::{DUMP_STATS, DumpReport, DumpStats, RESTORE_STATS, RestoreReport, RestoreStats};

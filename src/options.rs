@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observer::{Cancel, Observer, Unobserved};
+use crate::outside::OutsideRules;
 
 /// Options of a dump.
 #[derive(Debug, Clone)]
@@ -24,6 +25,12 @@ pub struct DumpOptions {
     pub timeout: Duration,
     /// Inject although a seccomp filter could kill the target.
     pub risk_seccomp: bool,
+    /// What becomes of connections to the outside; refused unless told
+    /// otherwise.
+    pub outside: OutsideRules,
+    /// How long a keeper waits for a restore; `None`: for ever. Given where the
+    /// target goes on, there is a keeper nevertheless.
+    pub keep_for: Option<Duration>,
     /// Worker threads that copy pages.
     pub threads: Option<usize>,
     /// Names of files of the caller's (a log file) that may be in the
@@ -46,6 +53,8 @@ impl DumpOptions {
             ghost_limit: DEFAULT_GHOST_LIMIT,
             timeout: DEFAULT_TIMEOUT,
             risk_seccomp: false,
+            outside: OutsideRules::default(),
+            keep_for: None,
             threads: None,
             beside: Vec::new(),
             observer: Arc::new(Unobserved),
@@ -94,6 +103,9 @@ pub struct RestoreOptions {
     /// Treat this kernel's vDSO as another one than the dump's: forward the old
     /// entry points. For tests.
     pub forward_vdso: bool,
+    /// What becomes of connections to the outside, where it is another than the
+    /// dump has said.
+    pub outside: OutsideRules,
     /// Worker threads that fill pages.
     pub threads: Option<usize>,
     /// Who is told of stages and progress.
@@ -116,6 +128,7 @@ impl RestoreOptions {
             clock_from_dump: true,
             dry_run: false,
             forward_vdso: false,
+            outside: OutsideRules::default(),
             threads: None,
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),

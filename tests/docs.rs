@@ -69,9 +69,8 @@ fn long_options(text: &str) -> BTreeSet<&str> {
 #[test]
 fn options_that_are_quoted_exist() -> Result {
     /// Options of other programs, and those that are refused by name.
-    const OTHERS: [&str; 6] = [
+    const OTHERS: [&str; 5] = [
         "--release",
-        "--outside",
         "--workspace",
         "--offline",
         "--locked",

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::connection::ConnectionState;
 use crate::device::DeviceState;
 use crate::epoll::EpollState;
 use crate::eventfd::EventFdState;
@@ -77,6 +78,8 @@ pub enum FileKind {
     PidFd(PidFdState),
     /// An AF_UNIX socket without a name.
     Unix(UnixSocketState),
+    /// A connection whose other end lies outside the dump.
+    Connection(ConnectionState),
 }
 
 /// A descriptor table.

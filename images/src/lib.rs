@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod check;
 pub mod checkpoint;
 mod codec;
+pub mod connection;
 pub mod creds;
 pub mod device;
 mod directory;

@@ -123,6 +123,11 @@ impl ImageWriter {
         Ok(writer)
     }
 
+    /// The id that its files carry.
+    pub fn id(&self) -> ImageId {
+        self.id
+    }
+
     /// Creates page file `n` (0, 1, 2 … in this order) under its temporary
     /// name. It may be written through the returned handle, and clones of it,
     /// from any number of threads until the commit.

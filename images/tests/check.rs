@@ -6,6 +6,7 @@ mod sample;
 
 use icecore_images::Checkpoint;
 use icecore_images::bytes::ByteString;
+use icecore_images::connection::{ConnectionEnd, ConnectionPolicy};
 use icecore_images::files::FileKind;
 use icecore_images::ids::*;
 use icecore_images::mm::Backing;
@@ -253,8 +254,8 @@ fn descriptors() {
             "descriptor table 0: descriptor 4294967295 is not within 0 to 1073741823",
         ),
         (
-            |c| c.fd_tables[0].entries[0].description = DescriptionId(10),
-            "descriptor table 0: refers to open file description 10, which is not in the image",
+            |c| c.fd_tables[0].entries[0].description = DescriptionId(99),
+            "descriptor table 0: refers to open file description 99, which is not in the image",
         ),
         (
             |c| c.files[0].flags |= 0o2_000_000,
@@ -318,6 +319,22 @@ fn descriptors() {
                 }
             },
             "open file description 8: its two ends disagree about what was shut down",
+        ),
+        (
+            |c| {
+                if let FileKind::Connection(connection) = &mut c.files[10].kind {
+                    connection.policy = ConnectionPolicy::Close;
+                }
+            },
+            "open file description 10: a connection that is not to be kept is said to be kept",
+        ),
+        (
+            |c| {
+                if let FileKind::Connection(connection) = &mut c.files[10].kind {
+                    connection.end = ConnectionEnd::Pipe(PipeId(9));
+                }
+            },
+            "open file description 10: refers to pipe 9, which is not in the image",
         ),
         (
             |c| c.pipes[0].capacity = 5000,

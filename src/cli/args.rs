@@ -29,12 +29,21 @@ enum Why {
 /// # Errors
 /// What is to be printed instead of doing anything.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, Stopped> {
-    let words: Words = words.into_iter().map(rewrite_verbosity).collect();
+    let words: Words = words.into_iter().map(rewrite).collect();
     let json = words.iter().any(|word| word == "--json");
     let stopped = |why| Stopped { why, json };
     let words = config::with_defaults(words, &CommandLine::command())
         .map_err(|e| stopped(Why::Config(e)))?;
     CommandLine::try_parse_from(words).map_err(|e| stopped(Why::Clap(e)))
+}
+
+/// Words that mean others to clap.
+fn rewrite(word: OsString) -> OsString {
+    // In its place among --outside, of which the last one that fits holds.
+    match word == "--ext-unix-sk" {
+        true => "--outside=unix=auto".into(),
+        false => rewrite_verbosity(word),
+    }
 }
 
 /// `-v4` means verbosity 4 to CRIU's users; to clap it would be `-v -4`.

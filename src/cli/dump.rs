@@ -8,10 +8,12 @@ use clap::Args;
 
 use super::common::Common;
 use super::later::LaterDump;
-use super::{CliError, signals, size};
+use super::outside::{self, OutsideArgs};
+use super::{CliError, duration, signals, size};
 use crate::builder::Dump;
 use crate::observer::Cancel;
 use crate::options::{After, DumpOptions};
+use crate::outside::{OutsideRule, OutsideRules};
 
 /// Put a process to sleep: write it into a directory and end it
 ///
@@ -68,6 +70,19 @@ pub(crate) struct DumpArgs {
     risk_seccomp: bool,
 
     #[command(flatten)]
+    outside: OutsideArgs,
+
+    /// One unix socket whose other end lies outside the dump, by its inode
+    /// number: --outside auto for it alone
+    #[arg(long, value_name = "unix[INODE]", value_parser = outside::external)]
+    external: Vec<OutsideRule>,
+
+    /// How long a keeper waits for a restore, in seconds or with s, m, h, d;
+    /// for ever, unless given. With -R or -s there is a keeper only if it is
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    keep_for: Option<Duration>,
+
+    #[command(flatten)]
     later: LaterDump,
 }
 
@@ -94,11 +109,20 @@ impl DumpArgs {
             ghost_limit: self.ghost_limit,
             timeout: Duration::from_secs(self.timeout),
             risk_seccomp: self.risk_seccomp,
+            outside: self.rules(),
+            keep_for: self.keep_for,
             threads: self.threads.map(usize::from),
             beside: common.files_in(&self.images_dir),
             observer: common.observer(),
             cancel: Cancel::new(),
         }
+    }
+
+    /// A socket that is named goes before its kind.
+    fn rules(&self) -> OutsideRules {
+        let mut rules = self.outside.rules();
+        self.external.iter().for_each(|rule| rules.push(*rule));
+        rules
     }
 
     fn after(&self) -> After {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::blocker::{Blocker, Obstacle, Place};
 use crate::error::{DumpError, RestoreError};
+use crate::keeper::KeeperError;
 use crate::kernel::features::Feature;
 
 /// Any error of the command line.
@@ -100,6 +101,9 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    /// A keeper could not be asked.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     /// This machine lacks something.
     #[error("check: this machine lacks {}", names(.features))]
     Lacking {
@@ -179,6 +183,9 @@ impl CliError {
                 Some("the image is damaged: take it from a copy, or dump again".to_owned())
             }
             CliError::Dump(error) => error.help(),
+            CliError::Keeper(error) | CliError::Restore(RestoreError::Keeper { source: error }) => {
+                error.help().map(str::to_owned)
+            }
             CliError::Restore(RestoreError::Image(error)) | CliError::Image(error) => {
                 error.help().map(str::to_owned)
             }

@@ -1,7 +1,7 @@
 //! `icecore inspect`: what an image holds, for people and for programs.
 
 mod date;
-mod descriptors;
+pub(super) mod descriptors;
 mod memory;
 mod objects;
 mod table;

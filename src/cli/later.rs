@@ -28,8 +28,6 @@ pub(crate) struct LaterDump {
     live: bool,
     #[command(flatten)]
     outside: LaterOutside,
-    #[arg(long, hide = true, value_name = "TYPE[ID][:VALUE]")]
-    external: Vec<String>,
     #[arg(long, hide = true)]
     tcp_close: bool,
     #[arg(long, hide = true)]
@@ -61,10 +59,6 @@ pub(crate) struct LaterRestore {
 
 #[derive(Debug, Args)]
 struct LaterOutside {
-    #[arg(long, hide = true, value_name = "[KIND=]POLICY")]
-    outside: Vec<String>,
-    #[arg(long, hide = true)]
-    ext_unix_sk: bool,
     #[arg(long, hide = true)]
     tcp_established: bool,
 }
@@ -89,7 +83,6 @@ impl LaterDump {
         self.cgroups.refuse()?;
         refuse_given(&[
             (self.live, "--live", SPEED),
-            (!self.external.is_empty(), "--external", CONNECTIONS),
             (self.tcp_close, "--tcp-close", CONNECTIONS),
             (self.link_remap, "--link-remap", "links to deleted files"),
             (self.parent.is_some(), "--parent", INCREMENTS),
@@ -112,11 +105,7 @@ impl LaterRestore {
 
 impl LaterOutside {
     fn refuse(&self) -> Result<(), CliError> {
-        refuse_given(&[
-            (!self.outside.is_empty(), "--outside", CONNECTIONS),
-            (self.ext_unix_sk, "--ext-unix-sk", CONNECTIONS),
-            (self.tcp_established, "--tcp-established", CONNECTIONS),
-        ])
+        refuse_given(&[(self.tcp_established, "--tcp-established", CONNECTIONS)])
     }
 }
 

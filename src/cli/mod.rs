@@ -8,11 +8,14 @@ mod common;
 mod config;
 mod demo;
 mod dump;
+mod duration;
 mod error;
 mod image_dir;
 mod inspect;
+mod keeper;
 mod later;
 mod log;
+mod outside;
 mod present;
 mod progress;
 mod report;
@@ -62,6 +65,7 @@ enum Command {
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Keeper(keeper::KeeperArgs),
     Demo(demo::DemoArgs),
     /// The program `demo` puts to sleep where there is no Python
     #[command(hide = true)]
@@ -72,9 +76,6 @@ enum Command {
     /// Not supported yet
     #[command(hide = true)]
     Merge(later::Anything),
-    /// Not supported yet
-    #[command(hide = true)]
-    Keeper(later::Anything),
 }
 
 impl CommandLine {
@@ -86,11 +87,11 @@ impl CommandLine {
             Command::Check(args) => args.run(&self.common),
             Command::Inspect(args) => args.run(&self.common),
             Command::Verify(args) => args.run(&self.common),
+            Command::Keeper(args) => args.run(&self.common),
             Command::Demo(args) => args.run(&self.common),
             Command::DemoWorker(args) => args.run(),
             Command::PreDump(_) => Err(later::not_yet("pre-dump", "incremental images")),
             Command::Merge(_) => Err(later::not_yet("merge", "incremental images")),
-            Command::Keeper(_) => Err(later::not_yet("keeper", "kept connections")),
         };
         done.unwrap_or_else(|error| {
             report::failure(&error, self.common.json);

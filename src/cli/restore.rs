@@ -9,6 +9,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::common::Common;
 use super::later::{self, LaterRestore};
+use super::outside::OutsideArgs;
 use super::{CliError, signals};
 use crate::builder::Restore;
 use crate::observer::Cancel;
@@ -76,6 +77,9 @@ pub(crate) struct RestoreArgs {
     /// Treat the vDSO as another kernel's
     #[arg(long, hide = true)]
     forward_vdso: bool,
+
+    #[command(flatten)]
+    outside: OutsideArgs,
 
     #[command(flatten)]
     later: LaterRestore,
@@ -152,6 +156,7 @@ impl RestoreArgs {
             clock_from_dump: self.clock == Clock::Dump,
             dry_run: self.dry_run,
             forward_vdso: self.forward_vdso,
+            outside: self.outside.rules(),
             threads: self.threads.map(usize::from),
             observer: common.observer(),
             cancel: Cancel::new(),

@@ -15,8 +15,8 @@ use icecore_images::ids::{DescriptionId, FdTableId, FsId};
 use super::DumpContext;
 use super::descriptor::{Descriptor, Table, read_error};
 use super::{
-    device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside, path_only, pidfd,
-    pipe, proc_file, signalfd, timerfd, unix,
+    connection, device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside,
+    path_only, pidfd, pipe, proc_file, signalfd, timerfd, unix,
 };
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -162,7 +162,8 @@ fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection<'_>) -> Result<(
         });
     }
     let pipes = std::mem::take(&mut all.pipes);
-    pipe::finish(ctx, all.task.pid, &pipes)
+    let outside = pipe::finish(ctx, all.task.pid, &pipes)?;
+    connection::pipes(ctx, all, &outside)
 }
 
 fn describe(

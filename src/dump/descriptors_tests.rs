@@ -71,15 +71,8 @@ fn describe(code: &str) -> Found {
     let pid = program.0.id();
     let options = DumpOptions::new(pid, "/nowhere");
     let frozen = Frozen::freeze(pid, Duration::from_secs(10)).unwrap();
-    let mut ctx = DumpContext {
-        options: &options,
-        blockers: Vec::new(),
-        notes: Vec::new(),
-        tables: Tables::default(),
-        stats: Default::default(),
-        frozen_since: Some(frozen.since),
-        clocks: Default::default(),
-    };
+    let mut ctx = DumpContext::new(&options);
+    ctx.frozen_since = Some(frozen.since);
     collect(&mut ctx, &frozen.tasks[0]).unwrap();
     Found {
         blockers: ctx.blockers.iter().map(|b| b.problem.clone()).collect(),

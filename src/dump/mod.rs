@@ -12,6 +12,7 @@
 //! - the target is released only when the image is complete on disk and
 //!   verified, and ended only after that.
 
+mod connection;
 mod copy;
 mod copy_read;
 mod descriptor;
@@ -65,10 +66,13 @@ mod machine;
 mod oom;
 mod stopwatch;
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use icecore_images::ImageWriter;
+use icecore_images::envelope::ImageId;
 use icecore_images::files::{FdTable, FsState, OpenFile};
+use icecore_images::ids::DescriptionId;
 use icecore_images::mm::MmState;
 use icecore_images::pages::PageFile;
 use icecore_images::pipe::PipeState;
@@ -85,6 +89,7 @@ use crate::error::DumpError;
 use crate::observer::{Moment, Stage};
 use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
+use crate::tracer::keeper::Keeper;
 use crate::tracer::{Frozen, FrozenTask};
 use stopwatch::Stopwatch;
 
@@ -94,20 +99,22 @@ pub(crate) use check::blockers;
 pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
     on_thread_of_its_own(|| {
         let start = Instant::now();
-        let _first_to_go = oom::FirstToGo::now();
+        let first_to_go = oom::FirstToGo::now();
         tell(options, Stage::PreDump)?;
         let (writer, guardian) = leftovers::open_image(options)?;
         let mut frozen = freeze(options)?;
         let mut ctx = DumpContext::new(options);
         ctx.frozen_since = Some(frozen.since);
-        let committed = store(&mut ctx, &mut frozen, writer)?;
+        gather(&mut ctx, &mut frozen)?;
+        let keeper = keep(&mut ctx, writer.id(), &first_to_go)?;
+        let committed = store(&mut ctx, &frozen, writer)?;
         guardian
             .dismiss()
             .map_err(|source| DumpError::Guardian { source })?;
         tell(options, Stage::PostDump)
             .and_then(|()| go_on(options))
             .inspect_err(|_| discard(options))?;
-        release(&mut ctx, frozen)?;
+        release(&mut ctx, frozen, keeper)?;
         ctx.stats.write_us += micros(committed.write);
         ctx.stats.sync_us = micros(committed.sync);
         ctx.stats.bytes_written = committed.bytes;
@@ -136,18 +143,27 @@ fn on_thread_of_its_own<T: Send>(
     })
 }
 
-/// From the frozen target to the image, complete on disk and verified.
-fn store(
+/// Gives the connections that are to be kept to a keeper. Nothing may stand in
+/// the way of the dump.
+fn keep(
     ctx: &mut DumpContext<'_>,
-    frozen: &mut Frozen,
-    mut writer: ImageWriter,
-) -> Result<Committed, DumpError> {
-    gather(ctx, frozen)?;
+    image: ImageId,
+    first_to_go: &oom::FirstToGo,
+) -> Result<Option<Keeper>, DumpError> {
     if !ctx.blockers.is_empty() {
         let pid = ctx.options.pid;
         let blockers = std::mem::take(&mut ctx.blockers);
         return Err(DumpError::Blocked { pid, blockers });
     }
+    connection::start_keeper(ctx, image, first_to_go)
+}
+
+/// From the frozen target to the image, complete on disk and verified.
+fn store(
+    ctx: &mut DumpContext<'_>,
+    frozen: &Frozen,
+    mut writer: ImageWriter,
+) -> Result<Committed, DumpError> {
     go_on(ctx.options)?;
     let watch = Stopwatch::start();
     memory::copy_pages(ctx, &mut writer)?;
@@ -198,8 +214,20 @@ fn freeze(options: &DumpOptions) -> Result<Frozen, DumpError> {
 }
 
 /// Lets the target go, as it was asked for.
-fn release(ctx: &mut DumpContext<'_>, frozen: Frozen) -> Result<(), DumpError> {
+fn release(
+    ctx: &mut DumpContext<'_>,
+    frozen: Frozen,
+    keeper: Option<Keeper>,
+) -> Result<(), DumpError> {
     let pid = ctx.options.pid;
+    let unkept = |source| DumpError::Keeper {
+        what: "tell",
+        source,
+    };
+    if let Some(keeper) = &keeper {
+        let told = keeper.target_ends();
+        told.map_err(unkept).inspect_err(|_| discard(ctx.options))?;
+    }
     let since = frozen.since;
     ctx.stats.freezing_us = micros(frozen.freezing);
     let released = match ctx.options.after {
@@ -208,7 +236,8 @@ fn release(ctx: &mut DumpContext<'_>, frozen: Frozen) -> Result<(), DumpError> {
         After::Stop => frozen.leave_stopped(),
     };
     ctx.stats.frozen_us = micros(since.elapsed());
-    released.map_err(|source| DumpError::Release { pid, source })
+    released.map_err(|source| DumpError::Release { pid, source })?;
+    keeper.map_or(Ok(()), |keeper| keeper.target_is_gone().map_err(unkept))
 }
 
 /// Tells whoever watches that a stage has been reached.
@@ -258,6 +287,11 @@ pub(crate) struct DumpContext<'a> {
     pub(crate) stats: DumpStats,
     /// Since when the target has stood still.
     pub(crate) frozen_since: Option<Instant>,
+    /// Duplicates of connections to the outside, for a keeper.
+    pub(crate) keep: Vec<(DescriptionId, OwnedFd)>,
+    /// There are connections to be kept, but the target goes on and keeps them
+    /// itself.
+    pub(crate) goes_on_with_its_own: bool,
 }
 
 /// The objects that tasks share, as they are discovered.
@@ -293,6 +327,8 @@ impl<'a> DumpContext<'a> {
             tables: Tables::default(),
             stats: DumpStats::default(),
             frozen_since: None,
+            keep: Vec::new(),
+            goes_on_with_its_own: false,
         }
     }
 }

@@ -19,6 +19,11 @@ impl FirstToGo {
         let before = before.filter(|_| fs::write(OWN, "1000").is_ok());
         Self { before }
     }
+
+    /// The score as it was.
+    pub(super) fn before(&self) -> &str {
+        self.before.as_deref().unwrap_or("0")
+    }
 }
 
 impl Drop for FirstToGo {

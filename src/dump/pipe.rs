@@ -16,12 +16,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use super::DumpContext;
+use super::connection::{self, OutsidePipe, Said};
 use super::descriptors::{Collection, named};
 use super::file_ref;
 use super::outside::{self, Holder};
 use super::pipe_queue;
 use crate::blocker::Place;
 use crate::error::DumpError;
+use crate::outside::OutsideKind;
 
 /// The ends of one pipe that the task holds.
 #[derive(Debug)]
@@ -115,9 +117,10 @@ pub(super) fn finish(
     ctx: &mut DumpContext<'_>,
     pid: u32,
     pipes: &BTreeMap<(u64, u64), Ends>,
-) -> Result<(), DumpError> {
+) -> Result<Vec<OutsidePipe>, DumpError> {
+    let mut outside = Vec::new();
     if pipes.is_empty() {
-        return Ok(());
+        return Ok(outside);
     }
     let ours = |ends: &Ends| {
         use std::os::fd::AsRawFd;
@@ -126,12 +129,19 @@ pub(super) fn finish(
     };
     let ours: HashSet<u32> = pipes.values().flat_map(ours).flatten().collect();
     let keys: Vec<_> = pipes.values().map(|p| (p.key, p.named.as_str())).collect();
-    let holders = outside::holders(&keys, pid, &ours);
+    let holders = super::outside::holders(&keys, pid, &ours);
     for ends in pipes.values() {
         if let Some(problem) = outside_problem(ends, &holders) {
-            let help = "--outside pipe=keep|reconnect|close|auto (not supported yet)";
-            ctx.block(ends.place.clone(), problem, Some(help));
-            continue;
+            let said = Said {
+                problem: &problem,
+                options: "keep|auto",
+            };
+            let (kind, inode) = (OutsideKind::Pipe, ends.key.1);
+            let Some(policy) = connection::decide(ctx, &ends.place, kind, inode, &said) else {
+                continue;
+            };
+            let id = ends.id;
+            outside.push(OutsidePipe { id, policy });
         }
         let queue = read_queue(ends).map_err(|source| DumpError::Read {
             pid,
@@ -146,7 +156,7 @@ pub(super) fn finish(
             }
         }
     }
-    Ok(())
+    Ok(outside)
 }
 
 fn read_queue(ends: &Ends) -> std::io::Result<Option<Vec<icecore_images::pipe::PipeChunk>>> {

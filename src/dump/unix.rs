@@ -19,7 +19,7 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::{Collection, named};
 use super::outside::{self, Holder};
-use super::{socket, unix_queue};
+use super::{connection, socket, unix_queue};
 use crate::error::DumpError;
 use crate::kernel::{socket_option, unix_diag};
 
@@ -60,7 +60,7 @@ pub(super) fn describe(
     let d = &all.descriptors[at];
     let socket = all.table.duplicate(d)?;
     let Some(end) = End::of(all, d, &socket) else {
-        return outside::refuse_socket(ctx, &all.table, d);
+        return connection::socket(ctx, all, at);
     };
     let error = |e| d.error("socket", e);
     let problem = match state(all, d, &socket, &end).map_err(error)? {
@@ -136,7 +136,7 @@ impl End {
 
 impl Collection<'_> {
     /// A descriptor of the task for the socket with this inode.
-    fn inside(&self, inode: u32) -> Option<usize> {
+    pub(super) fn inside(&self, inode: u32) -> Option<usize> {
         let mut all = self.descriptors.iter();
         all.position(|d| is_socket(d) && d.meta.ino() == u64::from(inode))
     }

@@ -1,6 +1,7 @@
 //! Everything that keeps descriptors from being rebuilt here, found before
 //! anything is created.
 
+use icecore_images::connection::ConnectionEnd;
 use icecore_images::files::{FileKind, OpenFile};
 use icecore_images::ids::DescriptionId;
 use icecore_images::regular::FileRef;
@@ -9,7 +10,8 @@ use rustix::thread::CapabilitySet;
 use super::file_ref::Check;
 use super::numbers::Numbers;
 use super::{
-    RestoreContext, device, epoll, file_ref, fs_state, ghost, in_task, limit, lock, pipe, timerfd,
+    RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, in_task, limit, lock,
+    pipe, timerfd,
 };
 use crate::blocker::Place;
 use crate::kernel::fcntl::F_OWNER_PGRP;
@@ -17,6 +19,8 @@ use crate::options::PidPolicy;
 
 /// Notes every obstacle.
 pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
+    // What is kept needs nothing else.
+    connection::plan(ctx);
     ghost::plan(ctx);
     for file in &ctx.image.files {
         plan_file(ctx, file);
@@ -109,7 +113,11 @@ fn plan_pipes(ctx: &mut RestoreContext<'_>) {
     let limit = std::fs::read_to_string("/proc/sys/fs/pipe-max-size").ok();
     let limit: u32 = limit.and_then(|t| t.trim().parse().ok()).unwrap_or(1 << 20);
     let may = ctx.has_capability(CapabilitySet::SYS_RESOURCE);
-    for state in &ctx.image.pipes {
+    let image = ctx.image;
+    for state in &image.pipes {
+        if connection::is_kept(ctx, state.id) {
+            continue;
+        }
         if let Some(fifo) = &state.fifo {
             file_ref::check(ctx, fifo, Check::Kind);
         }
@@ -203,5 +211,9 @@ pub(super) fn name(file: &OpenFile) -> String {
         FileKind::MemFd(_) => "memfd".to_owned(),
         FileKind::PidFd(_) => "pidfd".to_owned(),
         FileKind::Unix(socket) => format!("socket:[{}]", socket.inode),
+        FileKind::Connection(connection) => match &connection.end {
+            ConnectionEnd::Unix(socket) => format!("socket:[{}]", socket.inode),
+            ConnectionEnd::Pipe(id) => format!("pipe {id}"),
+        },
     }
 }

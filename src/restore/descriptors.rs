@@ -31,8 +31,8 @@ use super::numbers::Numbers;
 use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
-    descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, lock, owner, pipe,
-    regular, signalfd, timerfd, unix,
+    connection, descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, lock, owner,
+    pipe, regular, signalfd, timerfd, unix,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -84,11 +84,12 @@ pub(crate) fn open_all(
     let limit = OpenFilesLimit::raise()?;
     let mut pipes = pipe::Pipes::create(ctx, ghosts)?;
     let mut sockets = unix::Sockets::create(ctx)?;
+    let mut taken = ctx.connections.take()?;
     let mut fds: Vec<Option<OwnedFd>> = ctx.image.files.iter().map(|_| None).collect();
     let is_inotify = |file: &OpenFile| matches!(file.kind, FileKind::Inotify(_));
     let (last, first): (Vec<_>, Vec<_>) = ctx.image.files.iter().partition(|f| is_inotify(f));
     for file in first.into_iter().chain(last) {
-        let opened = open(file, ghosts, shmems, &mut pipes, &mut sockets)
+        let opened = open(file, ghosts, shmems, &mut pipes, &mut sockets, &mut taken)
             .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
             .map_err(|source| rebuild(file, source))?;
         if let Some(slot) = fds.get_mut(file.id.0 as usize) {
@@ -117,6 +118,7 @@ fn open(
     shmems: &Shmems,
     pipes: &mut pipe::Pipes,
     sockets: &mut unix::Sockets,
+    taken: &mut connection::Taken,
 ) -> std::io::Result<Option<OwnedFd>> {
     let flags = open_flags(file.flags);
     let fd = match &file.kind {
@@ -136,6 +138,7 @@ fn open(
         FileKind::Inotify(state) => inotify::open(state, flags, ghosts)?,
         FileKind::MemFd(id) => regular::at(shmems.reopen(*id, flags)?, flags, file.position)?,
         FileKind::Unix(_) => sockets.open(file.id, flags)?,
+        FileKind::Connection(_) => connection::open(file.id, flags, taken)?,
     };
     Ok(Some(fd))
 }

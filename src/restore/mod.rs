@@ -22,6 +22,7 @@
 mod blob;
 mod child;
 mod clock;
+mod connection;
 mod cpu;
 mod creds;
 mod descriptor_plan;
@@ -79,6 +80,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use icecore_images::envelope::ImageId;
 use icecore_images::{Checkpoint, Image, PageReader};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -246,7 +248,9 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     ctx.stage(Stage::PreResume, Some(live_root))?;
     let awaited = forest.init().map_or(live_root, |init| init.pid());
     materials.opened.settle(ctx);
+    ctx.connections.ready(live_root)?;
     resume::let_go(ctx, forest)?;
+    ctx.connections.done();
     ctx.stage(Stage::PostResume, Some(live_root))?;
     Ok(Woken {
         pid: live_root,
@@ -291,6 +295,10 @@ pub(crate) struct RestoreContext<'a> {
     tree: Arc<TreePlan>,
     /// The root task's pid where it is not the image's.
     new_pid: Option<u32>,
+    /// Id of the image.
+    image_id: ImageId,
+    /// Connections to the outside.
+    connections: connection::Connections,
     /// When the image's clocks began to go on.
     clocks_since: Instant,
 }
@@ -308,6 +316,8 @@ impl<'a> RestoreContext<'a> {
             capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
             tree: Arc::default(),
             new_pid: None,
+            image_id: image.id,
+            connections: connection::Connections::default(),
             clocks_since: Instant::now(),
         }
     }

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::ghost::{Ghosts, reopen};
-use super::{RestoreContext, file_ref};
+use super::{RestoreContext, connection, file_ref};
 use crate::error::RestoreError;
 
 /// The pipes of a restore, filled. Both ends are held until all descriptions
@@ -27,6 +27,8 @@ enum Pipe {
     },
     /// Open for reading and writing.
     Fifo(OwnedFd),
+    /// One that is there already: its ends come back from a keeper.
+    Kept,
 }
 
 impl Pipes {
@@ -34,11 +36,14 @@ impl Pipes {
     pub(super) fn create(ctx: &RestoreContext<'_>, ghosts: &Ghosts) -> Result<Self, RestoreError> {
         let mut pipes = Vec::new();
         for state in &ctx.image.pipes {
-            let pipe = create(state, ghosts).map_err(|source| RestoreError::Rebuild {
+            let made = match connection::is_kept(ctx, state.id) {
+                true => Ok(Pipe::Kept),
+                false => create(state, ghosts),
+            };
+            pipes.push(made.map_err(|source| RestoreError::Rebuild {
                 what: name(state),
                 source,
-            })?;
-            pipes.push(pipe);
+            })?);
         }
         Ok(Self(pipes))
     }
@@ -48,6 +53,7 @@ impl Pipes {
         let pipe = self.0.get_mut(id.0 as usize);
         let pipe = pipe.ok_or(std::io::ErrorKind::InvalidInput)?;
         let fd = match pipe {
+            Pipe::Kept => return Err(std::io::ErrorKind::InvalidInput.into()),
             Pipe::Fifo(base) => reopen(&*base, flags | OFlags::NONBLOCK)?,
             Pipe::Unnamed { reader, writer } => {
                 let (original, given) = match flags & OFlags::ACCMODE {

@@ -8,6 +8,7 @@ pub mod freeze;
 pub mod guardian;
 pub mod inject;
 pub mod interrupted;
+pub mod keeper;
 pub mod memory;
 pub mod peek;
 pub mod ptrace;

@@ -14,9 +14,6 @@ fn refused(words: &[&str], text: &str) -> Result {
 fn of_later_versions_are_refused_by_name() -> Result {
     let later = [
         "--live",
-        "--outside=unix=auto",
-        "--ext-unix-sk",
-        "--external=mnt[/x]:y",
         "--tcp-established",
         "--tcp-close",
         "--link-remap",
@@ -36,11 +33,22 @@ fn of_later_versions_are_refused_by_name() -> Result {
             "is not supported yet",
         )?;
     }
-    for option in ["--outside=close", "--inherit-fd=fd[3]:x", "--pages=lazy"] {
+    for option in ["--inherit-fd=fd[3]:x", "--pages=lazy"] {
         refused(&["restore", "-D", "x", option], "is not supported yet")?;
     }
-    refused(&["pre-dump", "-t", "1"], "pre-dump is not supported yet")?;
-    refused(&["keeper", "list", "x"], "keeper is not supported yet")
+    refused(&["pre-dump", "-t", "1"], "pre-dump is not supported yet")
+}
+
+#[test]
+fn about_connections_are_refused_where_they_make_no_sense() -> Result {
+    let dump = |option| ["dump", "-t", "1", "-D", "x", option];
+    refused(&dump("--outside=x11=keep"), "there is no kind \"x11\"")?;
+    refused(&dump("--outside=stay"), "there is no policy \"stay\"")?;
+    refused(
+        &dump("--external=mnt[/x]:y"),
+        "external resources of type \"mnt\" are not supported",
+    )?;
+    refused(&dump("--keep-for=1w"), "not a duration")
 }
 
 #[test]

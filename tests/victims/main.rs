@@ -8,6 +8,7 @@ mod common;
 #[allow(dead_code)] // its vocabulary is larger than what is said today
 mod harness;
 
+mod connection;
 mod creds;
 mod device;
 mod directory;
@@ -57,6 +58,7 @@ fn all() -> Vec<Victim> {
         prctl::victims(),
         limits::victims(),
         kin::victims(),
+        connection::victims(),
         creds::victims(),
         memory::victims(),
         signals::victims(),

@@ -6,6 +6,7 @@
 //! Tables come first, what refers to them later, so that a reference may be
 //! followed once its table has been checked.
 
+mod connection;
 mod descriptors;
 mod files;
 mod lock;

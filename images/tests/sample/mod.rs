@@ -7,6 +7,7 @@ use std::path::Path;
 use icecore_images::Checkpoint;
 use icecore_images::ImageWriter;
 use icecore_images::bytes::ByteString;
+use icecore_images::connection::*;
 use icecore_images::creds::CredsState;
 use icecore_images::epoll::{EpollState, EpollTarget};
 use icecore_images::eventfd::EventFdState;
@@ -256,7 +257,20 @@ fn files() -> Vec<OpenFile> {
         open_file(7, 0o100_002, FileKind::MemFd(ShmemId(0))),
         open_file(8, 0o2, FileKind::Unix(socket(9, "half way"))),
         open_file(9, 0o2, FileKind::Unix(socket(8, "there"))),
+        open_file(10, 0o2, FileKind::Connection(connection())),
     ]
+}
+
+fn connection() -> ConnectionState {
+    ConnectionState {
+        policy: ConnectionPolicy::Auto,
+        kept: true,
+        end: ConnectionEnd::Unix(UnixConnection {
+            inode: 110,
+            kind: UnixSocketKind::Stream,
+            peer: ByteString::from(&b"/run/bus"[..]),
+        }),
+    }
 }
 
 fn socket(peer: u32, queued: &str) -> UnixSocketState {

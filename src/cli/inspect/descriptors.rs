@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use icecore_images::Checkpoint;
+use icecore_images::connection::{ConnectionEnd, ConnectionPolicy, ConnectionState};
 use icecore_images::files::{FdTable, FileKind, OpenFile};
 use icecore_images::ids::PipeId;
 use icecore_images::shmem::ShmemKind;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::unix::{UnixSocketKind, UnixSocketState};
+use icecore_images::{ByteString, Checkpoint};
 use indicatif::BinaryBytes;
 
 use super::table::Table;
@@ -88,7 +89,8 @@ fn mode(flags: u32, cloexec: bool) -> String {
     mode
 }
 
-fn what(image: &Checkpoint, file: &OpenFile) -> String {
+/// A description in a few words.
+pub(in crate::cli) fn what(image: &Checkpoint, file: &OpenFile) -> String {
     match &file.kind {
         FileKind::Regular(f) | FileKind::Directory(f) | FileKind::PathOnly(f) => words::file(f),
         FileKind::Device(device) => words::file(&device.file),
@@ -119,6 +121,7 @@ fn what(image: &Checkpoint, file: &OpenFile) -> String {
         },
         FileKind::PidFd(pidfd) => format!("pidfd of {}", pidfd.pid),
         FileKind::Unix(socket) => unix(socket),
+        FileKind::Connection(connection) => outside(image, connection),
     }
 }
 
@@ -137,12 +140,38 @@ fn pipe(image: &Checkpoint, id: PipeId) -> String {
     }
 }
 
-fn unix(socket: &UnixSocketState) -> String {
-    let kind = match socket.kind {
+fn outside(image: &Checkpoint, connection: &ConnectionState) -> String {
+    let what = match &connection.end {
+        ConnectionEnd::Unix(socket) => {
+            let peer = match socket.peer.0.as_slice() {
+                [] => "a socket without a name".to_owned(),
+                [0, name @ ..] => format!("@{}", ByteString::from(name)),
+                _ => socket.peer.to_string(),
+            };
+            format!("unix {} socket, connected to {peer}", type_of(socket.kind))
+        }
+        ConnectionEnd::Pipe(id) => pipe(image, *id),
+    };
+    let policy = match connection.policy {
+        ConnectionPolicy::Keep => "keep",
+        ConnectionPolicy::Reconnect => "reconnect",
+        ConnectionPolicy::Close => "close",
+        ConnectionPolicy::Auto => "auto",
+    };
+    let kept = if connection.kept { ", kept" } else { "" };
+    format!("{what}, outside ({policy}{kept})")
+}
+
+fn type_of(kind: UnixSocketKind) -> &'static str {
+    match kind {
         UnixSocketKind::Stream => "stream",
         UnixSocketKind::Datagram => "datagram",
         UnixSocketKind::SeqPacket => "seqpacket",
-    };
+    }
+}
+
+fn unix(socket: &UnixSocketState) -> String {
+    let kind = type_of(socket.kind);
     let peer = match socket.peer {
         Some(id) => format!("connected to open file {id}"),
         None => "its other end closed".to_owned(),

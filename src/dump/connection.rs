@@ -1,0 +1,232 @@
+//! Connections whose other end lies outside the dump: what becomes of each, as
+//! the rules of the dump say.
+//!
+//! Where one is to be kept, icecore's own duplicate of the descriptor is what
+//! the keeper inherits (`keep`).
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+
+use icecore_images::ByteString;
+use icecore_images::connection::{
+    ConnectionEnd, ConnectionPolicy, ConnectionState, UnixConnection,
+};
+use icecore_images::envelope::ImageId;
+use icecore_images::files::FileKind;
+use icecore_images::ids::{DescriptionId, PipeId};
+use icecore_images::unix::UnixSocketKind;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::DumpContext;
+use super::descriptor::Descriptor;
+use super::descriptors::Collection;
+use super::outside::{self, Holder};
+use super::{oom, socket};
+use crate::error::DumpError;
+use crate::kernel::unix_diag;
+use crate::options::After;
+use crate::outside::{OutsideKind, OutsidePolicy};
+use crate::tracer::keeper::{Charge, Keeper};
+
+/// A pipe that is held outside the dump as well.
+#[derive(Debug)]
+pub(super) struct OutsidePipe {
+    pub(super) id: PipeId,
+    pub(super) policy: ConnectionPolicy,
+}
+
+/// What to say of a connection that is not carried.
+pub(super) struct Said<'a> {
+    pub(super) problem: &'a str,
+    /// Policies that would carry it, in words.
+    pub(super) options: &'a str,
+}
+
+/// What becomes of a connection; `None`: it is a blocker now.
+pub(super) fn decide(
+    ctx: &mut DumpContext<'_>,
+    place: &crate::blocker::Place,
+    kind: OutsideKind,
+    inode: u64,
+    said: &Said<'_>,
+) -> Option<ConnectionPolicy> {
+    let policy = match ctx.options.outside.policy(kind, inode) {
+        OutsidePolicy::Keep => Some(ConnectionPolicy::Keep),
+        OutsidePolicy::Auto => Some(ConnectionPolicy::Auto),
+        OutsidePolicy::Refuse | OutsidePolicy::Reconnect | OutsidePolicy::Close => None,
+    };
+    if policy.is_none() {
+        let help = format!("--outside {kind}={}", said.options);
+        ctx.block(place.clone(), said.problem.to_owned(), Some(&help));
+    }
+    policy
+}
+
+/// Whether a keeper holds what is to be kept: not where the target goes on and
+/// keeps it itself, unless a keeper was asked for.
+fn keeps(ctx: &DumpContext<'_>) -> bool {
+    ctx.options.after == After::Kill || ctx.options.keep_for.is_some()
+}
+
+/// A socket that is not carried whole: an AF_UNIX one whose other end is
+/// outside is a connection, all others are refused.
+pub(super) fn socket(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection<'_>,
+    at: usize,
+) -> Result<Option<FileKind>, DumpError> {
+    let d = &all.descriptors[at];
+    let duplicate = all.table.duplicate(d)?;
+    let Some((unix, peer)) = unix_connection(all, d, &duplicate) else {
+        return outside::refuse_socket(ctx, &all.table, d);
+    };
+    let said = socket::describe(
+        duplicate.try_clone().map_err(|e| d.error("copy", e))?,
+        d.pid,
+    );
+    let problem = match peer.as_slice() {
+        [] => format!("{}; its other end is out of sight", said.problem),
+        some => format!(
+            "{}; its other end is held by {}, outside the dump",
+            said.problem,
+            outside::list(some)
+        ),
+    };
+    let said = Said {
+        problem: &problem,
+        options: "keep|auto",
+    };
+    let decided = decide(ctx, &d.place, OutsideKind::Unix, d.meta.ino(), &said);
+    Ok(decided.map(|policy| {
+        let end = ConnectionEnd::Unix(unix);
+        let id = all.descriptions[at];
+        FileKind::Connection(carry(ctx, id, policy, end, duplicate))
+    }))
+}
+
+fn carry(
+    ctx: &mut DumpContext<'_>,
+    id: DescriptionId,
+    policy: ConnectionPolicy,
+    end: ConnectionEnd,
+    duplicate: OwnedFd,
+) -> ConnectionState {
+    let wanted = matches!(policy, ConnectionPolicy::Keep | ConnectionPolicy::Auto);
+    let kept = wanted && keeps(ctx);
+    if kept {
+        ctx.keep.push((id, duplicate));
+    } else if policy == ConnectionPolicy::Keep {
+        ctx.goes_on_with_its_own = true;
+    }
+    ConnectionState { policy, kept, end }
+}
+
+/// The other end of a unix socket outside of the task, and who holds it.
+/// `None`: there is none.
+fn unix_connection(
+    all: &Collection<'_>,
+    d: &Descriptor,
+    socket: &OwnedFd,
+) -> Option<(UnixConnection, Vec<Holder>)> {
+    if sockopt::socket_domain(socket).ok()? != AddressFamily::UNIX {
+        return None;
+    }
+    let kind = match sockopt::socket_type(socket).ok()? {
+        SocketType::STREAM => UnixSocketKind::Stream,
+        SocketType::DGRAM => UnixSocketKind::Datagram,
+        SocketType::SEQPACKET => UnixSocketKind::SeqPacket,
+        _ => return None,
+    };
+    let inode = u32::try_from(d.meta.ino()).ok()?;
+    let peer = unix_diag::lookup(inode)
+        .ok()?
+        .peer
+        .filter(|&peer| peer != 0)?;
+    if all.inside(peer).is_some() {
+        return None;
+    }
+    let name = format!("socket:[{peer}]");
+    let key = (d.meta.dev(), u64::from(peer));
+    let mut holders = outside::holders(&[(key, &name)], d.pid, &HashSet::new());
+    let unix = UnixConnection {
+        inode: inode.into(),
+        kind,
+        peer: name_of_peer(socket),
+    };
+    Some((unix, holders.remove(&key).unwrap_or_default()))
+}
+
+/// The address of the other end, as `sun_path` holds it.
+fn name_of_peer(socket: &OwnedFd) -> ByteString {
+    use rustix::net::SocketAddrUnix;
+    let peer = rustix::net::getpeername(socket).ok().flatten();
+    // A family and nothing else: rustix would take it for an abstract name.
+    let named = peer.filter(|peer| peer.addr_len() as usize > size_of::<libc::sa_family_t>());
+    let unix = named.and_then(|peer| SocketAddrUnix::try_from(peer).ok());
+    let bytes = unix.map(|unix| match (unix.path_bytes(), unix.abstract_name()) {
+        (Some(path), _) => path.to_vec(),
+        (None, Some(name)) => [&[0], name].concat(),
+        (None, None) => Vec::new(),
+    });
+    bytes.unwrap_or_default().into()
+}
+
+/// Turns the ends of pipes that are held outside into connections.
+pub(super) fn pipes(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection<'_>,
+    outside: &[OutsidePipe],
+) -> Result<(), DumpError> {
+    for pipe in outside {
+        for &at in &all.first {
+            let id = all.descriptions[at];
+            let of_pipe =
+                |kind: &FileKind| matches!(kind, FileKind::Pipe(end) if end.pipe == pipe.id);
+            let files = &ctx.tables.files;
+            let Some(place) = files.iter().position(|f| f.id == id && of_pipe(&f.kind)) else {
+                continue;
+            };
+            let duplicate = all.table.duplicate(&all.descriptors[at])?;
+            let end = ConnectionEnd::Pipe(pipe.id);
+            let state = carry(ctx, id, pipe.policy, end, duplicate);
+            ctx.tables.files[place].kind = FileKind::Connection(state);
+        }
+    }
+    Ok(())
+}
+
+/// Hands over what is to be kept, if there is anything.
+pub(super) fn start_keeper(
+    ctx: &mut DumpContext<'_>,
+    image: ImageId,
+    first_to_go: &oom::FirstToGo,
+) -> Result<Option<Keeper>, DumpError> {
+    if ctx.goes_on_with_its_own {
+        ctx.notes.push(format!(
+            "pid {} goes on with its connections to the outside, so no keeper has them: a restore \
+             of this image has to be told what becomes of them (--outside)",
+            ctx.options.pid
+        ));
+    }
+    let kept = std::mem::take(&mut ctx.keep);
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let failed = |source: std::io::Error| DumpError::Keeper {
+        what: "start",
+        source,
+    };
+    let pid = Pid::from_raw(ctx.options.pid.cast_signed()).ok_or(rustix::io::Errno::SRCH);
+    let target = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let charge = Charge {
+        image: image.0,
+        kept: kept.into_iter().map(|(id, fd)| (id.0, fd)).collect(),
+        target: target.map_err(|e| failed(e.into()))?,
+        limit: ctx.options.keep_for,
+        oom_score_adj: first_to_go.before().to_owned(),
+    };
+    let keeper = Keeper::spawn(&ctx.options.images_dir, charge);
+    keeper.map(Some).map_err(failed)
+}
