@@ -165,6 +165,8 @@ fn store(
     mut writer: ImageWriter,
 ) -> Result<Committed, DumpError> {
     go_on(ctx.options)?;
+    // Its page may be one of the program's, which is not to hold ours.
+    frozen.tasks.iter_mut().for_each(FrozenTask::put_stub_away);
     let watch = Stopwatch::start();
     memory::copy_pages(ctx, &mut writer)?;
     ctx.stats.memdump_us = watch.micros();

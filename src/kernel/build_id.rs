@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::program_header::PT_NOTE;
-use goblin::elf::{Elf, ProgramHeader};
+
+use super::elf;
 
 const NT_GNU_BUILD_ID: u32 = 3;
 /// More notes than this nobody writes; a build id has 20 bytes.
@@ -14,18 +14,7 @@ const NOTES_CAP: u64 = 1 << 16;
 /// The build id of `file`, where it is a 64-bit little-endian ELF file that
 /// has one. A file that cannot be read, or is not what it claims, has none.
 pub fn read(file: &File) -> Option<Vec<u8>> {
-    let mut head = [0; 64];
-    file.read_exact_at(&mut head, 0).ok()?;
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let header = Elf::parse_header(&head).ok()?;
-    let (count, size) = (usize::from(header.e_phnum), usize::from(header.e_phentsize));
-    let mut table = vec![0; count * size];
-    file.read_exact_at(&mut table, header.e_phoff).ok()?;
-    let ctx = Ctx::new(Container::Big, Endian::Little);
-    ProgramHeader::parse(&table, 0, count, ctx)
-        .ok()?
+    elf::program_headers(|at, buffer| file.read_exact_at(buffer, at).ok())?
         .iter()
         .filter(|segment| segment.p_type == PT_NOTE && segment.p_filesz <= NOTES_CAP)
         .find_map(|segment| {

@@ -7,6 +7,7 @@ pub mod clocks;
 pub mod clone3;
 pub(crate) mod cpu;
 pub mod descriptor_calls;
+pub(crate) mod elf;
 pub mod fcntl;
 pub mod fdinfo;
 pub mod features;

@@ -64,7 +64,10 @@ impl InjectionObstacle {
     /// What would help.
     pub fn help(&self) -> Option<&'static str> {
         match self {
-            Self::NoPlace(_) | Self::Dispatch { .. } => None,
+            Self::Dispatch { .. } => None,
+            Self::NoPlace(_) => {
+                Some("a process that keeps its vDSO, or maps any shared library, has one")
+            }
             Self::NoRoom(_) => Some(NoRoom::HELP),
             Self::Filter { .. } | Self::Strict { .. } => Some(
                 "--risk-seccomp dumps it all the same; it is killed if icecore is killed at the \

@@ -20,6 +20,7 @@ mod rseq;
 
 pub mod script;
 pub mod stub;
+mod tails;
 mod timeout;
 
 pub use freeze::{FreezeError, Frozen, FrozenTask, FrozenThread};

@@ -1,4 +1,5 @@
-//! Where the stub lies in a target: the unused tail of its vDSO.
+//! Where the stub lies in a target: the unused tail of its vDSO, or of a program
+//! or library.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,32 @@ use icecore_parasite::{STUB_MAGIC, StubConstants, stub, stub_layout};
 use super::freeze::{FreezeError, FrozenTask};
 use super::inject::InjectError;
 use super::ptrace::{Resume, Stop, TraceError};
+use super::tails::{self, Tail};
 use crate::kernel::maps::{self, Area};
 use crate::kernel::vdso::Vdso;
+
+/// The first of some tails that will do, and whether a stub of ours lies there
+/// already; otherwise why the last one will not.
+fn take(tails: &[Tail]) -> Result<(StubPlace, bool), NoPlace> {
+    let needed = stub_layout().len as usize;
+    let place = |tail: &Tail| StubPlace {
+        address: tail.address,
+        room: tail.bytes.len() as u64,
+    };
+    if let Some(tail) = tails.iter().find(|t| t.bytes.starts_with(&STUB_MAGIC)) {
+        return Ok((place(tail), true));
+    }
+    let mut why = NoPlace::NoVdso;
+    for tail in tails {
+        let room = tail.bytes.len();
+        match tail.bytes.get(..needed) {
+            Some(bytes) if bytes.iter().all(|&b| b == 0) => return Ok((place(tail), false)),
+            Some(_) => why = NoPlace::InUse,
+            None => why = NoPlace::NoRoom { room, needed },
+        }
+    }
+    Err(why)
+}
 
 /// A place for the stub.
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +70,13 @@ impl StubPlace {
 #[non_exhaustive]
 pub enum NoPlace {
     /// There is no vDSO, or it is none we know how to read.
-    #[error("it has no readable vDSO mapped")]
+    #[error("it has no readable vDSO, and no program or library with room in its last page")]
     NoVdso,
     /// It has no room.
-    #[error("its vDSO has {room} unused bytes where {needed} are needed")]
+    #[error(
+        "its vDSO has {room} unused bytes where {needed} are needed, and no program or library has \
+         as many in its last page"
+    )]
     NoRoom {
         /// Bytes.
         room: usize,
@@ -61,30 +89,26 @@ pub enum NoPlace {
 }
 
 impl FrozenTask {
-    /// The stub's place, with whatever lies there.
+    /// The stub's place, and whether a killed run has left its own there: the
+    /// tail of the vDSO, or else that of another executable segment.
     fn find_stub_place(&self) -> Result<(StubPlace, bool), NoPlace> {
         let tid = self.threads.first().map_or(self.pid, |t| t.tid);
         let areas = maps::read_maps(tid).map_err(|_| NoPlace::NoVdso)?;
+        let vdso = self.vdso_tail(&areas).and_then(|tail| take(&[tail]));
+        vdso.or_else(|why| take(&tails::of_segments(&areas, &self.memory)).map_err(|_| why))
+    }
+
+    fn vdso_tail(&self, areas: &[Area]) -> Result<Tail, NoPlace> {
         let vdso = areas
             .iter()
             .find(|a| a.name == b"[vdso]")
             .ok_or(NoPlace::NoVdso)?;
-        let bytes = self.read_area(vdso).ok_or(NoPlace::NoVdso)?;
+        let mut bytes = self.read_area(vdso).ok_or(NoPlace::NoVdso)?;
         let elf_len = Vdso::parse(&bytes).map_err(|_| NoPlace::NoVdso)?.elf_len;
-        let at = elf_len.next_multiple_of(64);
-        let tail = bytes.get(at..).unwrap_or_default();
-        let needed = stub_layout().len as usize;
-        if tail.len() < needed {
-            let room = tail.len();
-            return Err(NoPlace::NoRoom { room, needed });
-        }
-        let ours = tail.starts_with(&STUB_MAGIC);
-        if !ours && tail[..needed].iter().any(|&b| b != 0) {
-            return Err(NoPlace::InUse);
-        }
+        let at = elf_len.next_multiple_of(64).min(bytes.len());
+        let bytes = bytes.split_off(at);
         let address = vdso.start + at as u64;
-        let room = tail.len() as u64;
-        Ok((StubPlace { address, room }, ours))
+        Ok(Tail { address, bytes })
     }
 
     fn read_area(&self, area: &Area) -> Option<Vec<u8>> {
@@ -131,6 +155,12 @@ impl FrozenTask {
             stopped.poke(address + i as u64 * 8, u64::from_le_bytes(word))?;
         }
         Ok(())
+    }
+
+    /// Zeroes the stub until it is needed again: what is read from the task's
+    /// memory from here on is its own.
+    pub fn put_stub_away(&mut self) {
+        self.wipe_stub();
     }
 
     /// Zeroes the stub, unless a thread may still be inside.
@@ -204,5 +234,40 @@ impl super::freeze::FrozenThread {
                 stop => return Err(TraceError::Unexpected { tid, stop }),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(address: u64, bytes: &[u8], len: usize) -> Tail {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(len, 0);
+        Tail { address, bytes }
+    }
+
+    fn taken(tails: &[Tail]) -> Result<(u64, bool), NoPlace> {
+        take(tails).map(|(place, ours)| (place.address, ours))
+    }
+
+    #[test]
+    fn a_tail_is_taken_that_is_empty_and_long_enough_or_ours_already() {
+        let short = tail(0x1000, &[], 64);
+        let used = tail(0x2000, &[1], 4000);
+        let (free, another) = (tail(0x3000, &[], 4000), tail(0x4000, &[], 4000));
+        let ours = tail(0x5000, &STUB_MAGIC, 4000);
+        assert_eq!(taken(&[]), Err(NoPlace::NoVdso));
+        let needed = stub_layout().len as usize;
+        let room = 64;
+        assert_eq!(
+            taken(std::slice::from_ref(&short)),
+            Err(NoPlace::NoRoom { room, needed })
+        );
+        assert_eq!(taken(std::slice::from_ref(&used)), Err(NoPlace::InUse));
+        let mut all = vec![short, used, free, another];
+        assert_eq!(taken(&all), Ok((0x3000, false)));
+        all.push(ours);
+        assert_eq!(taken(&all), Ok((0x5000, true)));
     }
 }

@@ -15,7 +15,7 @@ use crate::victim::Victim;
 const SECONDS: u64 = 8;
 
 pub(crate) fn trials() -> impl Iterator<Item = Trial> {
-    let all: [(&str, fn() -> Result<(), String>); 8] = [
+    let all: [(&str, fn() -> Result<(), String>); 9] = [
         ("dumped_all_the_while", dumped_all_the_while),
         ("spawns_threads_all_the_while", spawns_threads),
         ("forks_all_the_while", forks),
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> impl Iterator<Item = Trial> {
         ("interrupted_by_sigint", interrupted),
         ("killed_over_a_stopped_target", killed_over_a_stopped_target),
         ("left_stopped", left_stopped),
+        ("sleeps_and_wakes_without_a_vdso", without_a_vdso),
         ("waits_for_a_vforked_child", waits_for_a_vforked_child),
     ];
     all.into_iter().map(|(name, test)| {
@@ -225,6 +226,58 @@ fn left_stopped() -> Result<(), String> {
         victim.is_unharmed()?;
     }
     Ok(())
+}
+
+/// A target without a vDSO is visited in the tail of a program's last page, which
+/// holds what its file holds afterwards, awake and woken.
+fn without_a_vdso() -> Result<(), String> {
+    let dir = scratch()?;
+    let images = dir.path().join("image");
+    let mut victim = Victim::start("without_vdso", dir.path())?;
+    let code_was = code_of(&victim)?;
+    for _ in 0..3 {
+        victim.target.dump_running(&images, &[])?;
+        if code_of(&victim)? != code_was {
+            return Err("a dump has left something in its code".to_owned());
+        }
+        clear(&images)?;
+        victim.is_unharmed()?;
+        victim.target.dump(&images, &[])?;
+        victim.target.restore(&images, &[])?;
+        if code_of(&victim)? != code_was {
+            return Err("its code came back otherwise".to_owned());
+        }
+        clear(&images)?;
+        victim.is_unharmed()?;
+    }
+    Ok(())
+}
+
+/// Everything executable in the target's memory.
+fn code_of(victim: &Victim) -> Result<Vec<u8>, String> {
+    use std::os::unix::fs::FileExt;
+    let pid = victim.target.pid();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|e| e.to_string())?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).map_err(|e| e.to_string())?;
+    let mut code = Vec::new();
+    for line in maps
+        .lines()
+        .filter(|l| l.contains(" r-xp ") && l.contains('/'))
+    {
+        let (range, _) = line.split_once(' ').ok_or("maps")?;
+        let (start, end) = range.split_once('-').ok_or("maps")?;
+        let number = |hex| u64::from_str_radix(hex, 16).map_err(|e| e.to_string());
+        let (start, end) = (number(start)?, number(end)?);
+        let mut bytes = vec![0; (end - start) as usize];
+        memory
+            .read_exact_at(&mut bytes, start)
+            .map_err(|e| e.to_string())?;
+        code.extend(bytes);
+    }
+    match code.is_empty() {
+        true => Err("it has no code".to_owned()),
+        false => Ok(code),
+    }
 }
 
 /// A parent waiting for the child it has vforked cannot be stopped: it is named

@@ -21,6 +21,7 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("restart_all_caught", restart_all_caught),
     ("threads", threads),
     ("memory", memory),
+    ("without_vdso", without_vdso),
 ];
 
 /// The distance of the points at which icecore is killed over a victim. One
@@ -333,6 +334,41 @@ fn threads() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// No vDSO: a clock must not be asked for. A short wait by a raw call.
+fn without_vdso() -> Result<(), String> {
+    static UNMAPPED: std::sync::Once = std::sync::Once::new();
+    let mut unmapped = Ok(());
+    UNMAPPED.call_once(|| unmapped = unmap_vdso());
+    unmapped?;
+    registers::spin()?;
+    let time = timespec(Duration::from_millis(10));
+    // SAFETY: the time is live.
+    let ret = unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
+    check(ret == 0, "nanosleep")
+}
+
+fn unmap_vdso() -> Result<(), String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| e.to_string())?;
+    let mut count = 0;
+    for line in maps.lines() {
+        if !["[vdso]", "[vvar]", "[vvar_vclock]"]
+            .iter()
+            .any(|n| line.ends_with(n))
+        {
+            continue;
+        }
+        let (range, _) = line.split_once(' ').ok_or("maps")?;
+        let (start, end) = range.split_once('-').ok_or("maps")?;
+        let number = |hex| usize::from_str_radix(hex, 16).map_err(|e| e.to_string());
+        let (start, end) = (number(start)?, number(end)?);
+        // SAFETY: nothing asks for the time from here on.
+        let ret = unsafe { libc::munmap(start as *mut libc::c_void, end - start) };
+        check(ret == 0, "munmap")?;
+        count += 1;
+    }
+    check(count >= 2, "no vDSO was there")
 }
 
 /// 8 MiB of known contents.
