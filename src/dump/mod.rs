@@ -165,8 +165,6 @@ fn store(
     mut writer: ImageWriter,
 ) -> Result<Committed, DumpError> {
     go_on(ctx.options)?;
-    // Its page may be one of the program's, which is not to hold ours.
-    frozen.tasks.iter_mut().for_each(FrozenTask::put_stub_away);
     let watch = Stopwatch::start();
     memory::copy_pages(ctx, &mut writer)?;
     ctx.stats.memdump_us = watch.micros();
@@ -191,6 +189,8 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
     for (index, task) in frozen.tasks.iter_mut().enumerate() {
         if inside::is_possible(ctx, task)? {
             inspect(ctx, task, index)?;
+            // Its page may be one of the program's, which is not to hold ours.
+            task.put_stub_away();
         }
     }
     ctx.stats.parasite_us = watch.micros();
