@@ -7,11 +7,12 @@ use icecore_images::ids::DescriptionId;
 use icecore_images::regular::FileRef;
 use rustix::thread::CapabilitySet;
 
+use super::doers::Doers;
 use super::file_ref::Check;
 use super::numbers::Numbers;
 use super::{
-    RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, in_task, limit, lock,
-    pipe, timerfd,
+    RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, late, limit, lock, pipe,
+    timerfd,
 };
 use crate::blocker::Place;
 use crate::kernel::fcntl::F_OWNER_PGRP;
@@ -61,7 +62,7 @@ fn plan_file(ctx: &mut RestoreContext<'_>, file: &OpenFile) {
                 file_ref::check(ctx, &watch.file, Check::Kind);
             }
         }
-        FileKind::Proc(state) if !in_task::is_own(file) => {
+        FileKind::Proc(state) if !late::is_late(file) => {
             let found = std::fs::symlink_metadata(file_ref::as_path(&state.path));
             if let Err(e) = found {
                 let place = Place::Path {
@@ -81,12 +82,13 @@ fn plan_file(ctx: &mut RestoreContext<'_>, file: &OpenFile) {
             );
         }
         FileKind::Epoll(state) => {
-            let tables = &ctx.image.fd_tables;
-            let file = |id: DescriptionId| ctx.image.files.get(id.0 as usize);
-            let own = |id| file(id).is_some_and(in_task::is_own);
-            let lost = state.targets.iter().any(|target| {
-                own(target.description) && tables.iter().any(|t| epoll::is_stale(t, target))
-            });
+            let file_of = |id: DescriptionId| ctx.image.files.get(id.0 as usize);
+            let is_late = |id| file_of(id).is_some_and(late::is_late);
+            let mut late = state.targets.iter().filter(|t| is_late(t.description));
+            let doers = Doers::of(ctx.image);
+            let mut tables = ctx.image.fd_tables.iter();
+            let table = tables.find(|table| doers.sets_up(table, file.id));
+            let lost = late.any(|t| table.is_some_and(|table| epoll::is_stale(table, t)));
             if lost {
                 let problem = "an epoll instance watches a pidfd under a number that means \
                                something else by now";

@@ -8,9 +8,9 @@
 //! - sockets get their queue before their buffers' sizes and what was shut down;
 //! - inotify instances are opened last, or they would see the others opened,
 //!   and emptied (`settle`) right before the task runs;
-//! - what only the task itself can open (a pidfd of itself, its own `/proc`)
-//!   is opened when everything else is placed and all else is closed: then it
-//!   is known which number an open gets;
+//! - what can only be opened once the tasks exist (pidfds, their `/proc`) is
+//!   received when everything else is placed and all else is closed: then it
+//!   is known which number it gets;
 //! - epoll registrations of numbers that mean something else by now come
 //!   before the task's descriptors are placed;
 //! - locks are taken last: closing a descriptor gives up POSIX locks;
@@ -25,13 +25,15 @@ use icecore_images::ids::DescriptionId;
 use icecore_images::task::TaskState;
 use rustix::fs::OFlags;
 
+use super::doers::Doers;
 use super::ghost::Ghosts;
+use super::late::Courier;
 use super::limit::OpenFilesLimit;
 use super::numbers::Numbers;
 use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
-    connection, descriptor_plan, device, epoll, eventfd, fs_state, in_task, inotify, lock, owner,
+    connection, descriptor_plan, device, epoll, eventfd, fs_state, inotify, late, lock, owner,
     pipe, regular, signalfd, timerfd, unix,
 };
 use crate::error::RestoreError;
@@ -41,13 +43,20 @@ use crate::tracer::{Arg, Script};
 #[derive(Debug)]
 pub(crate) struct Opened {
     /// One descriptor of ours for each description, at its id's index; none
-    /// for those that the task must open itself.
+    /// for those that can be opened only once the tasks exist.
     fds: Vec<Option<OwnedFd>>,
     fs: Vec<fs_state::Directories>,
+    doers: Doers,
+    pub(super) courier: Courier,
     _limit: OpenFilesLimit,
 }
 
 impl Opened {
+    /// Whether `table` does what is done once for a description.
+    pub(super) fn sets_up(&self, table: &FdTable, id: DescriptionId) -> bool {
+        self.doers.sets_up(table, id)
+    }
+
     /// Our number of a description.
     pub(super) fn number(&self, id: DescriptionId) -> Option<u64> {
         self.fd(id).map(|fd| fd.as_raw_fd() as u64)
@@ -56,6 +65,13 @@ impl Opened {
     /// Ours for a description.
     pub(super) fn fd(&self, id: DescriptionId) -> Option<&OwnedFd> {
         self.fds.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Adds one that could only be opened now.
+    pub(super) fn add(&mut self, id: DescriptionId, fd: OwnedFd) {
+        if let Some(slot) = self.fds.get_mut(id.0 as usize) {
+            *slot = Some(fd);
+        }
     }
 
     /// What must be as it was when the task runs again: restoring has touched
@@ -97,21 +113,27 @@ pub(crate) fn open_all(
         }
     }
     let fs = fs_state::open_all(ctx, ghosts, &mut numbers)?;
+    let courier = Courier::new(&mut numbers).map_err(|source| RestoreError::Rebuild {
+        what: "a way to tasks that exist".to_owned(),
+        source,
+    })?;
     Ok(Opened {
         fds,
         fs,
+        doers: Doers::of(ctx.image),
+        courier,
         _limit: limit,
     })
 }
 
-fn rebuild(file: &OpenFile, source: std::io::Error) -> RestoreError {
+pub(super) fn rebuild(file: &OpenFile, source: std::io::Error) -> RestoreError {
     RestoreError::Rebuild {
         what: format!("open file {} ({})", file.id, descriptor_plan::name(file)),
         source,
     }
 }
 
-/// `None`: the task opens it itself.
+/// `None`: that can wait, and has to.
 fn open(
     file: &OpenFile,
     ghosts: &Ghosts,
@@ -127,8 +149,8 @@ fn open(
         }
         FileKind::PathOnly(of) => file_ref::open(ghosts, of, flags)?,
         FileKind::Device(state) => device::open(state, ghosts, flags)?,
-        FileKind::Proc(_) | FileKind::PidFd(_) if in_task::is_own(file) => return Ok(None),
-        FileKind::Proc(state) => in_task::open_shared(state, flags, file.position)?,
+        FileKind::Proc(_) | FileKind::PidFd(_) if late::is_late(file) => return Ok(None),
+        FileKind::Proc(state) => late::open_shared(state, flags, file.position)?,
         FileKind::PidFd(_) => return Ok(None),
         FileKind::Pipe(end) => pipes.open(end.pipe, flags)?,
         FileKind::EventFd(state) => eventfd::open(state, flags)?,
@@ -165,14 +187,14 @@ pub(crate) fn place(
             duplicate(script, number, entry);
         }
     }
-    let kept = directories_of(ctx, opened, table);
+    let mut kept = directories_of(ctx, opened, table);
+    kept.extend(opened.courier.number(ctx, table));
     let placed = table
         .entries
         .iter()
         .filter(|e| opened.number(e.description).is_some());
     let open: BTreeSet<u32> = placed.map(|e| e.fd).chain(kept).collect();
     close_all_but(&open, script);
-    in_task::open_early(ctx, table, open, script);
 }
 
 /// Our numbers of the directories that tasks with this table are to enter.
@@ -226,7 +248,8 @@ fn close_all_but(open: &BTreeSet<u32>, script: &mut Script) {
 }
 
 /// What needs the task's own identity and its final descriptor numbers: epoll
-/// registrations, owners, timers' expiry, locks.
+/// registrations, owners, timers' expiry, locks. What several tables have is
+/// seen to by one of them.
 pub(crate) fn finish(
     ctx: &RestoreContext<'_>,
     opened: &Opened,
@@ -236,7 +259,6 @@ pub(crate) fn finish(
     let Some(table) = table(ctx, task) else {
         return;
     };
-    in_task::open_late(ctx, table, script);
     let first: BTreeMap<DescriptionId, u32> = {
         let entries = table.entries.iter().rev();
         entries.map(|e| (e.description, e.fd)).collect()
@@ -245,29 +267,27 @@ pub(crate) fn finish(
         let all = ctx.image.files.iter();
         all.filter_map(|file| Some((file, *first.get(&file.id)?)))
     };
-    for (file, fd) in files() {
+    let own = || files().filter(|(file, _)| opened.doers.sets_up(table, file.id));
+    for (file, fd) in own() {
         if let FileKind::Epoll(state) = &file.kind {
             epoll::register(opened, table, fd, state, script);
         }
     }
-    for (file, fd) in files() {
+    for (file, fd) in own() {
         if let FileKind::TimerFd(state) = &file.kind {
             timerfd::arm(ctx, fd, state, script);
         }
+    }
+    for (file, fd) in files().filter(|(file, _)| opened.doers.owns(table, file.id)) {
         owner::set(ctx, fd, file, script);
     }
-    for (file, fd) in files() {
+    for (file, fd) in own() {
         lock::take(fd, file, script);
     }
 }
 
-/// The lowest number a description has in a table.
-pub(super) fn first_number(table: &FdTable, id: DescriptionId) -> Option<u32> {
-    let mut entries = table.entries.iter();
-    entries.find(|e| e.description == id).map(|e| e.fd)
-}
-
-fn table<'a>(ctx: &RestoreContext<'a>, task: &TaskState) -> Option<&'a FdTable> {
+/// The table of a task.
+pub(super) fn table<'a>(ctx: &RestoreContext<'a>, task: &TaskState) -> Option<&'a FdTable> {
     ctx.image.fd_tables.iter().find(|t| t.id == task.fd_table)
 }
 

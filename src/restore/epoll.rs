@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use super::RestoreContext;
-use super::descriptors::{Opened, first_number, values};
+use super::descriptors::{Opened, values};
 use crate::tracer::{Arg, Script};
 
 const EPOLL_CTL_ADD: u64 = 1;
@@ -45,7 +45,10 @@ pub(super) fn register_stale(
         let FileKind::Epoll(state) = &file.kind else {
             continue;
         };
-        let Some(instance) = opened.number(file.id).filter(|_| holds(table, file.id)) else {
+        let Some(instance) = opened
+            .number(file.id)
+            .filter(|_| opened.sets_up(table, file.id))
+        else {
             continue;
         };
         for target in state.targets.iter().filter(|t| is_stale(table, t)) {
@@ -57,10 +60,6 @@ pub(super) fn register_stale(
             add(opened, instance, target, script);
         }
     }
-}
-
-fn holds(table: &FdTable, id: icecore_images::ids::DescriptionId) -> bool {
-    first_number(table, id).is_some()
 }
 
 /// Registers everything else, in the task. Disarmed registrations come first:

@@ -1,7 +1,7 @@
 //! The processes of a tree under restore: created as the plan says, gone
 //! without a trace unless they are let go.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use icecore_images::task::{RunState, TaskState};
 use rustix::io::Errno;
@@ -23,6 +23,9 @@ pub(super) struct Forest<'a> {
     living: Vec<Option<Living<'a>>>,
     /// Who has been created, in this order.
     created: Vec<Node>,
+    /// By id in the image: the id as this process sees it, of those that have
+    /// been ended.
+    ended: HashMap<u32, u32>,
     /// By node: its pid in its namespace, and its parent.
     kin: Vec<(u32, Option<Node>)>,
     /// The group the first process was born in.
@@ -55,6 +58,7 @@ impl<'a> Forest<'a> {
             living: plan.nodes.iter().map(|_| None).collect(),
             created: Vec::with_capacity(plan.nodes.len()),
             kin: kin.map(|n| (n.pid.unwrap_or(0), n.parent)).collect(),
+            ended: HashMap::new(),
             outer_group: None,
             spare_ids: pids::Spare::of(ctx.image),
             init,
@@ -206,6 +210,7 @@ impl<'a> Forest<'a> {
             };
             let living = self.living.get_mut(node).and_then(Option::take);
             let living = living.ok_or_else(|| super::missing(task.pid, "the process"))?;
+            self.ended.insert(task.pid, living.child.process.pid);
             living.child.die(status)?;
             if status & WCOREDUMP != 0 {
                 ctx.note(format!(
@@ -257,6 +262,20 @@ impl<'a> Forest<'a> {
     /// The same, to be changed.
     pub(super) fn init_mut(&mut self) -> Option<&mut Init> {
         self.init.as_mut()
+    }
+
+    /// What a task's or thread's id in the image is now, as this process sees it.
+    pub(super) fn live_id(&self, old: u32) -> Option<u32> {
+        let mut all = self.all();
+        let found = all.find_map(|living| {
+            let process = &living.child.process;
+            let mut threads = living.threads.iter();
+            let thread = || threads.find(|t| t.state.tid == old).map(|t| t.remote.tid());
+            (process.image_pid == old)
+                .then_some(process.pid)
+                .or_else(thread)
+        });
+        found.or_else(|| self.ended.get(&old).copied())
     }
 
     /// Everything, to be let go: from here on nothing is ended.

@@ -28,14 +28,15 @@ mod creds;
 mod descriptor_plan;
 pub(crate) mod descriptors;
 mod device;
+mod doers;
 mod epoll;
 mod eventfd;
 pub(crate) mod file_ref;
 mod forest;
 mod fs_state;
 pub(crate) mod ghost;
-mod in_task;
 mod inotify;
+mod late;
 mod layout;
 mod limit;
 mod limits;
@@ -224,7 +225,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
         return Err(missing(0, "a task"));
     };
     ctx.stage(Stage::PreRestore, None)?;
-    let materials = Materials::gather(ctx)?;
+    let mut materials = Materials::gather(ctx)?;
     if ctx.options.clock_from_dump {
         clock::enter(&image.clocks)?;
     }
@@ -240,7 +241,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     forest.end_the_dead(ctx)?;
     ctx.stats.spawn_us = micros(spawning);
 
-    rebuild::all(ctx, &mut forest, &materials)?;
+    rebuild::all(ctx, &mut forest, &mut materials)?;
     memory::seal_shared(ctx, &materials.shmems)?;
     let live_root = forest.child(0)?.process.pid;
     ctx.stage(Stage::PostRestore, Some(live_root))?;

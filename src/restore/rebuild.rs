@@ -13,6 +13,7 @@ use icecore_images::task::TaskState;
 use super::descriptors::{self, Opened};
 use super::forest::{Forest, is_dead};
 use super::ghost::{self, Ghosts};
+use super::late;
 use super::memory::{self, Prepared};
 use super::shmem::Shmems;
 use super::tree::Node;
@@ -117,7 +118,7 @@ fn first_by<K: Eq + Hash>(
 pub(super) fn all<'a>(
     ctx: &mut RestoreContext<'a>,
     forest: &mut Forest<'a>,
-    materials: &Materials,
+    materials: &mut Materials,
 ) -> Result<(), RestoreError> {
     let start = Instant::now();
     let first = First::of(ctx, forest);
@@ -137,6 +138,7 @@ pub(super) fn all<'a>(
         ctx.cancelled()?;
         give_state(ctx, forest, &first, node)?;
     }
+    late::open_all(ctx, forest, &mut materials.opened)?;
     for &node in first.order() {
         finish_descriptors(ctx, forest, materials, &first, node)?;
     }
@@ -175,7 +177,11 @@ fn rooms(ctx: &RestoreContext<'_>, materials: &Materials) -> Result<Vec<usize>, 
             built(|s| descriptors::finish(ctx, opened, task, s)),
             built(|s| state::last(ctx, task, s)),
         ];
-        let largest = scripts.iter().map(blob::room_for).max().unwrap_or(0);
+        let table = descriptors::table(ctx, task);
+        let deliveries = table.map(|table| late::deliveries(ctx, opened, table));
+        let deliveries = deliveries.into_iter().flatten().map(|d| d.script);
+        let all = scripts.into_iter().chain(deliveries);
+        let largest = all.map(|s| blob::room_for(&s)).max().unwrap_or(0);
         let largest = largest.max(threads::largest_script(ctx, task)) + SCRIPT_MARGIN;
         if let Some(room) = rooms.get_mut(task.mm.0 as usize) {
             *room = largest.max(*room);
@@ -275,8 +281,15 @@ fn finish_descriptors(
     if first.files.get(&task.fd_table.0) != Some(&node) {
         return Ok(());
     }
-    let finish = built(|s| descriptors::finish(ctx, &materials.opened, task, s));
-    let child = forest.child(node)?;
+    let (opened, child) = (&materials.opened, forest.child(node)?);
+    let Some(table) = descriptors::table(ctx, task) else {
+        return Ok(());
+    };
+    for delivery in late::deliveries(ctx, opened, table) {
+        delivery.send(opened)?;
+        child.run("receive descriptors", &delivery.script, Pace::Careful)?;
+    }
+    let finish = built(|s| descriptors::finish(ctx, opened, task, s));
     child.run("finish the descriptors", &finish, Pace::Careful)?;
     Ok(())
 }
