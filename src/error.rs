@@ -18,6 +18,14 @@ use crate::tracer::remote::RemoteError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DumpError {
+    /// A task was born while the tree was thought to stand still.
+    #[error("dump: pid {child} appeared below pid {parent} while the tree was being dumped")]
+    Newcomer {
+        /// Its pid.
+        child: u32,
+        /// Its parent's.
+        parent: u32,
+    },
     /// There is no such task.
     #[error("dump pid {pid}: no such process")]
     NoSuchTask {

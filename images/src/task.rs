@@ -12,15 +12,20 @@ use crate::timers::{IntervalTimer, PosixTimer};
 
 /// One task of the forest: its place in the tree, what it shares with others
 /// (by id, so that a whole tree can share again), and its threads.
+///
+/// Tasks share an object (CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND) if and
+/// only if they have the same id for it. A zombie has none, no threads and no
+/// limits: its ids are 0 and mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskState {
     /// Thread-group id in the pid namespace the dump saw it in.
     pub pid: u32,
     /// Parent within the dump; `None` for a root of the forest.
     pub parent: Option<u32>,
-    /// Process group.
+    /// Process group. Its leader need not be in the dump: it may have ended, or
+    /// be outside (then the root is in that group, too).
     pub pgid: u32,
-    /// Session.
+    /// Session. Its leader need not be in the dump either.
     pub sid: u32,
     /// Innermost-last pids of the task in nested pid namespaces (`NSpid`).
     pub ns_pids: Vec<u32>,

@@ -276,6 +276,18 @@ fn descriptors() {
              to 9223372036854775807",
         ),
         (
+            |c| c.files[2].locks[1].table = None,
+            "open file description 2: a POSIX lock has no owner",
+        ),
+        (
+            |c| c.files[2].locks[1].table = Some(FdTableId(9)),
+            "open file description 2: refers to owner of a lock 9, which is not in the image",
+        ),
+        (
+            |c| c.files[2].locks[0].table = Some(FdTableId(0)),
+            "open file description 2: a lock of a description has a table as its owner",
+        ),
+        (
             |c| c.files[2].locks[0].end = 5,
             "open file description 2: flock locks a part of a file",
         ),

@@ -13,7 +13,7 @@ use icecore_images::connection::{
     ConnectionEnd, ConnectionPolicy, ConnectionState, UnixConnection,
 };
 use icecore_images::envelope::ImageId;
-use icecore_images::files::FileKind;
+use icecore_images::files::{FileKind, OpenFile};
 use icecore_images::ids::{DescriptionId, PipeId};
 use icecore_images::unix::UnixSocketKind;
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -74,13 +74,13 @@ fn keeps(ctx: &DumpContext<'_>) -> bool {
 /// outside is a connection, all others are refused.
 pub(super) fn socket(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
-    let duplicate = all.table.duplicate(d)?;
-    let Some((unix, peer)) = unix_connection(all, d, &duplicate) else {
-        return outside::refuse_socket(ctx, &all.table, d);
+    let duplicate = d.duplicate()?;
+    let Some((unix, peer)) = unix_connection(ctx, all, d, &duplicate) else {
+        return outside::refuse_socket(ctx, d);
     };
     let said = socket::describe(
         duplicate.try_clone().map_err(|e| d.error("copy", e))?,
@@ -123,10 +123,11 @@ fn carry(
     ConnectionState { policy, kept, end }
 }
 
-/// The other end of a unix socket outside of the task, and who holds it.
+/// The other end of a unix socket outside of the dump, and who holds it.
 /// `None`: there is none.
 fn unix_connection(
-    all: &Collection<'_>,
+    ctx: &DumpContext<'_>,
+    all: &Collection,
     d: &Descriptor,
     socket: &OwnedFd,
 ) -> Option<(UnixConnection, Vec<Holder>)> {
@@ -149,7 +150,7 @@ fn unix_connection(
     }
     let name = format!("socket:[{peer}]");
     let key = (d.meta.dev(), u64::from(peer));
-    let mut holders = outside::holders(&[(key, &name)], d.pid, &HashSet::new());
+    let mut holders = outside::holders(&[(key, &name)], &ctx.members, &HashSet::new());
     let unix = UnixConnection {
         inode: inode.into(),
         kind,
@@ -176,19 +177,19 @@ fn name_of_peer(socket: &OwnedFd) -> ByteString {
 /// Turns the ends of pipes that are held outside into connections.
 pub(super) fn pipes(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     outside: &[OutsidePipe],
 ) -> Result<(), DumpError> {
     for pipe in outside {
-        for &at in &all.first {
-            let id = all.descriptions[at];
-            let of_pipe =
-                |kind: &FileKind| matches!(kind, FileKind::Pipe(end) if end.pipe == pipe.id);
+        for (place, holders) in all.holders.iter().enumerate() {
+            let id = DescriptionId(place as u32);
             let files = &ctx.tables.files;
-            let Some(place) = files.iter().position(|f| f.id == id && of_pipe(&f.kind)) else {
+            let of_pipe =
+                |file: &OpenFile| matches!(&file.kind, FileKind::Pipe(end) if end.pipe == pipe.id);
+            let Some(place) = files.iter().position(|f| f.id == id && of_pipe(f)) else {
                 continue;
             };
-            let duplicate = all.table.duplicate(&all.descriptors[at])?;
+            let duplicate = all.descriptors[holders[0]].duplicate()?;
             let end = ConnectionEnd::Pipe(pipe.id);
             let state = carry(ctx, id, pipe.policy, end, duplicate);
             ctx.tables.files[place].kind = FileKind::Connection(state);

@@ -1,4 +1,4 @@
-//! A descriptor of the target as it is seen from outside: through `/proc`, and
+//! A descriptor of a task as it is seen from outside: through `/proc`, and
 //! through a duplicate of ours (pidfd_getfd), which touches nothing.
 
 use std::fs::Metadata;
@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use icecore_images::files::FileOwner;
+use icecore_images::ids::FdTableId;
 use rustix::process::{ForeignRawFd, PidfdGetfdFlags, pidfd_getfd};
 
 use super::DumpContext;
@@ -18,20 +19,23 @@ use crate::error::DumpError;
 use crate::kernel::fcntl;
 use crate::kernel::fdinfo::{self, FdInfo};
 
-/// What the descriptors of one task are read through.
-#[derive(Debug)]
+/// A descriptor table, read through a task that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table {
+    /// Its name in the image.
+    pub(super) id: FdTableId,
     /// The task.
     pub(super) pid: u32,
     /// One of its live threads (the leader may be a zombie).
     pub(super) tid: u32,
-    pidfd: OwnedFd,
 }
 
 /// A descriptor.
 #[derive(Debug)]
 pub(super) struct Descriptor {
-    /// The task.
+    /// The table it is in.
+    pub(super) table: Table,
+    /// The task that is looked at.
     pub(super) pid: u32,
     /// Its number.
     pub(super) fd: u32,
@@ -48,20 +52,23 @@ pub(super) struct Descriptor {
 }
 
 impl Table {
-    pub(super) fn open(pid: u32, tid: u32) -> Result<Self, DumpError> {
+    fn pidfd(&self) -> Result<OwnedFd, DumpError> {
         // A leader that has ended has no descriptors any more; one of its
         // threads has, and can be opened since 6.9 (PIDFD_THREAD).
         const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
-        let flags = if tid == pid { 0 } else { PIDFD_THREAD };
-        let number = rustix::process::Pid::from_raw(tid as i32);
-        let pidfd = number
+        let flags = if self.tid == self.pid {
+            0
+        } else {
+            PIDFD_THREAD
+        };
+        let number = rustix::process::Pid::from_raw(self.tid as i32);
+        number
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|n| {
                 let flags = rustix::process::PidfdFlags::from_bits_retain(flags);
                 rustix::process::pidfd_open(n, flags)
             })
-            .map_err(|e| read_error(pid, "a pidfd of it", e.into()))?;
-        Ok(Self { pid, tid, pidfd })
+            .map_err(|e| read_error(self.pid, "a pidfd of it", e.into()))
     }
 
     /// `/proc/PID/task/TID`.
@@ -87,6 +94,7 @@ impl Table {
         let link = self.proc().join(format!("fd/{fd}"));
         let info = self.proc().join(format!("fdinfo/{fd}"));
         Ok(Descriptor {
+            table: *self,
             pid: self.pid,
             fd,
             info: fdinfo::read(&info).map_err(error)?,
@@ -96,16 +104,33 @@ impl Table {
             place: Place::Fd { pid: self.pid, fd },
         })
     }
-
-    /// A descriptor of ours for the same open file description.
-    pub(super) fn duplicate(&self, of: &Descriptor) -> Result<OwnedFd, DumpError> {
-        let number = of.fd as ForeignRawFd;
-        pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())
-            .map_err(|e| read_error(self.pid, &format!("descriptor {}", of.fd), e.into()))
-    }
 }
 
 impl Descriptor {
+    /// A descriptor of ours for the same open file description.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd, DumpError> {
+        let number = self.fd as ForeignRawFd;
+        let error = |e: rustix::io::Errno| {
+            read_error(self.pid, &format!("descriptor {}", self.fd), e.into())
+        };
+        pidfd_getfd(self.table.pidfd()?, number, PidfdGetfdFlags::empty()).map_err(error)
+    }
+
+    /// `/proc/PID/task/TID/fdinfo/FD`.
+    pub(super) fn info_path(&self) -> PathBuf {
+        self.table.proc().join(format!("fdinfo/{}", self.fd))
+    }
+
+    /// Device and inode.
+    pub(super) fn key(&self) -> (u64, u64) {
+        (self.meta.dev(), self.meta.ino())
+    }
+
+    /// What kcmp(2) knows it by.
+    pub(super) fn place_of_file(&self) -> (u32, u32) {
+        (self.table.tid, self.fd)
+    }
+
     /// S_IFMT bits of its mode; 0 for anonymous inodes.
     pub(super) fn format(&self) -> u32 {
         self.meta.mode() & libc::S_IFMT

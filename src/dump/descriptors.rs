@@ -14,6 +14,7 @@ use icecore_images::ids::{DescriptionId, FdTableId, FsId};
 
 use super::DumpContext;
 use super::descriptor::{Descriptor, Table, read_error};
+use super::kin::Sharing;
 use super::{
     connection, device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside,
     path_only, pidfd, pipe, proc_file, signalfd, timerfd, unix,
@@ -23,49 +24,61 @@ use crate::error::DumpError;
 use crate::kernel::{fcntl, kcmp};
 use crate::tracer::FrozenTask;
 
-/// What is being found about one task's descriptors.
+/// What is being found about the descriptors of all tasks.
 #[derive(Debug)]
-pub(super) struct Collection<'a> {
-    pub(super) task: &'a FrozenTask,
-    pub(super) table: Table,
+pub(super) struct Collection {
+    /// By table, then by number.
     pub(super) descriptors: Vec<Descriptor>,
     /// The description of each descriptor, by index.
     pub(super) descriptions: Vec<DescriptionId>,
-    /// A descriptor (by index) of each description, the one of the lowest
-    /// number, by id.
-    pub(super) first: Vec<usize>,
+    /// The descriptors (by index, in order) of each description, by id.
+    pub(super) holders: Vec<Vec<usize>>,
+    /// Where each table's descriptors begin and end, by id.
+    tables: Vec<std::ops::Range<usize>>,
     /// By device and inode.
     pub(super) pipes: BTreeMap<(u64, u64), pipe::Ends>,
     /// Looked for when there is a socket.
     pub(super) socket_holders: Option<unix::Holders>,
 }
 
-/// Describes the task's descriptors and notes every one that cannot be
-/// carried. Runs nothing inside the task and changes nothing.
-pub(crate) fn collect(
+/// Describes the descriptors of all tasks, their working directories and roots,
+/// and notes everything that cannot be carried. Runs nothing inside any task
+/// and changes nothing.
+pub(super) fn collect(
     ctx: &mut DumpContext<'_>,
-    task: &FrozenTask,
-) -> Result<(FdTableId, FsId), DumpError> {
-    check_shared_by_threads(ctx, task)?;
-    let tid = task.threads.first().map_or(task.pid, |t| t.tid);
-    let table = Table::open(task.pid, tid)?;
-    let fs = fs_state::collect(ctx, &table)?;
-    let descriptors = table.descriptors()?;
-    let (descriptions, first) = number_descriptions(tid, &descriptors)?;
+    tasks: &[FrozenTask],
+    sharing: &Sharing,
+) -> Result<(), DumpError> {
+    let (mut descriptors, mut tables) = (Vec::new(), Vec::new());
+    for (index, task) in tasks.iter().enumerate() {
+        check_shared_by_threads(ctx, task)?;
+        let (fs, fd_table) = (sharing.fs[index], sharing.fd_tables[index]);
+        let table = Table {
+            id: FdTableId(fd_table.id),
+            pid: task.pid,
+            tid: task.a_tid(),
+        };
+        if fs.first {
+            fs_state::collect(ctx, FsId(fs.id), &table)?;
+        }
+        if fd_table.first {
+            let start = descriptors.len();
+            descriptors.extend(table.descriptors()?);
+            tables.push(start..descriptors.len());
+        }
+    }
+    let (descriptions, holders) = number_descriptions(&descriptors)?;
     let mut collection = Collection {
-        task,
-        table,
         descriptors,
         descriptions,
-        first,
+        holders,
+        tables,
         pipes: BTreeMap::new(),
         socket_holders: None,
     };
     describe_all(ctx, &mut collection)?;
-    let id = FdTableId(ctx.tables.fd_tables.len() as u32);
-    let entries = collection.entries();
-    ctx.tables.fd_tables.push(FdTable { id, entries });
-    Ok((id, fs))
+    ctx.tables.fd_tables = collection.fd_tables();
+    Ok(())
 }
 
 /// Threads that unshared their table or fs struct would be put together again
@@ -92,25 +105,24 @@ fn check_shared_by_threads(ctx: &mut DumpContext<'_>, task: &FrozenTask) -> Resu
     Ok(())
 }
 
-/// Tells descriptors of one description from those of several. Candidates are
-/// those that look alike; among them kcmp's order sorts duplicates together.
+/// Tells descriptors of one description from those of several, in whatever
+/// table they are: for each its description, and for each description its
+/// descriptors. Candidates are those of one file; among them kcmp's order sorts
+/// duplicates together.
 fn number_descriptions(
-    tid: u32,
     descriptors: &[Descriptor],
-) -> Result<(Vec<DescriptionId>, Vec<usize>), DumpError> {
-    use std::os::unix::fs::MetadataExt;
+) -> Result<(Vec<DescriptionId>, Vec<Vec<usize>>), DumpError> {
     let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (i, d) in descriptors.iter().enumerate() {
-        let alike = (d.meta.dev(), d.meta.ino(), d.flags(), d.info.position);
-        groups.entry(alike).or_default().push(i);
+        groups.entry(d.key()).or_default().push(i);
     }
     let mut leader: Vec<usize> = (0..descriptors.len()).collect();
     for group in groups.values_mut() {
         let mut failure = None;
         let mut order = |a: usize, b: usize| {
-            let (a, b) = (descriptors[a].fd, descriptors[b].fd);
-            kcmp::files((tid, a), (tid, b)).unwrap_or_else(|e| {
-                failure = Some(e);
+            let (a, b) = (&descriptors[a], &descriptors[b]);
+            kcmp::files(a.place_of_file(), b.place_of_file()).unwrap_or_else(|e| {
+                failure = Some(read_error(a.pid, "kcmp of its descriptors", e));
                 Ordering::Equal
             })
         };
@@ -121,33 +133,39 @@ fn number_descriptions(
             }
         }
         if let Some(e) = failure {
-            return Err(read_error(tid, "kcmp of its descriptors", e));
+            return Err(e);
         }
     }
-    let first: Vec<usize> = (0..leader.len()).filter(|&i| leader[i] == i).collect();
-    let ids = leader
-        .iter()
-        .map(|at| DescriptionId(first.partition_point(|f| f < at) as u32))
-        .collect();
-    Ok((ids, first))
+    let mut holders: Vec<Vec<usize>> = Vec::new();
+    let mut ids = vec![DescriptionId(0); descriptors.len()];
+    for (i, &leader) in leader.iter().enumerate() {
+        if leader == i {
+            ids[i] = DescriptionId(holders.len() as u32);
+            holders.push(Vec::new());
+        } else {
+            ids[i] = ids[leader];
+        }
+        holders[ids[i].0 as usize].push(i);
+    }
+    Ok((ids, holders))
 }
 
 /// Describes each description, in an order in which those that refer to
 /// others come last.
-fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection<'_>) -> Result<(), DumpError> {
-    for id in 0..all.first.len() {
-        let at = all.first[id];
-        let Some(locks) = lock::describe(ctx, &all.descriptors[at]) else {
+fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection) -> Result<(), DumpError> {
+    for id in 0..all.holders.len() {
+        let at = all.holders[id][0];
+        let Some(locks) = lock::describe(ctx, all, id) else {
             continue;
         };
         let kind = describe(ctx, all, at)?;
         let d = &all.descriptors[at];
         let owner = match (&kind, d.is_path_only()) {
-            (Some(_), false) => d.owner(all.table.duplicate(d)?)?,
+            (Some(_), false) => d.owner(d.duplicate()?)?,
             _ => None,
         };
         if let Some(owner) = &owner {
-            all.check_owner(ctx, d, owner);
+            check_owner(ctx, d, owner);
         }
         // A kind that is missing has been noted as a blocker: this dump ends
         // before anything is written.
@@ -162,13 +180,13 @@ fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection<'_>) -> Result<(
         });
     }
     let pipes = std::mem::take(&mut all.pipes);
-    let outside = pipe::finish(ctx, all.task.pid, &pipes)?;
+    let outside = pipe::finish(ctx, &pipes)?;
     connection::pipes(ctx, all, &outside)
 }
 
 fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &mut Collection<'_>,
+    all: &mut Collection,
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
@@ -176,9 +194,9 @@ fn describe(
         return match name {
             b"[eventfd]" => eventfd::describe(ctx, d),
             b"[eventpoll]" => epoll::describe(ctx, all, d),
-            b"[timerfd]" => timerfd::describe(ctx, &all.table, d),
+            b"[timerfd]" => timerfd::describe(ctx, d),
             b"[signalfd]" => signalfd::describe(ctx, d),
-            b"[pidfd]" => pidfd::describe(ctx, all, d),
+            b"[pidfd]" => pidfd::describe(ctx, d),
             b"inotify" => inotify::describe(ctx, all, d),
             _ => outside::refuse_anonymous(ctx, d),
         };
@@ -202,47 +220,55 @@ pub(super) fn named(d: &Descriptor) -> String {
     super::descriptor::shown(&d.shown)
 }
 
-impl Collection<'_> {
-    fn entries(&self) -> Vec<FdEntry> {
-        let pairs = self.descriptors.iter().zip(&self.descriptions);
-        pairs
-            .map(|(d, &description)| FdEntry {
-                fd: d.fd,
-                cloexec: d.cloexec(),
-                description,
-            })
-            .collect()
+impl Collection {
+    /// The descriptors of a table, by number.
+    pub(super) fn of_table(&self, id: FdTableId) -> &[Descriptor] {
+        let range = self.tables.get(id.0 as usize).cloned();
+        &self.descriptors[range.unwrap_or_default()]
     }
 
-    /// Signals of a description go to a thread, process or group by number:
-    /// it must be one of the dump.
-    fn check_owner(
-        &self,
-        ctx: &mut DumpContext<'_>,
-        d: &Descriptor,
-        owner: &icecore_images::files::FileOwner,
-    ) {
-        let id = owner.id as u32;
-        let inside = owner.id == 0
-            || id == self.task.pid
-            || self.task.threads.iter().any(|t| t.tid == id)
-            || (owner.kind == fcntl::F_OWNER_PGRP && Some(id) == group_of(self.task.pid));
-        if !inside {
-            let what = match owner.kind {
-                fcntl::F_OWNER_TID => "thread",
-                fcntl::F_OWNER_PGRP => "process group",
-                _ => "process",
-            };
-            let problem = format!("signals of {} go to {what} {id} outside the dump", named(d));
-            d.refuse(ctx, problem, Some("F_SETOWN 0"));
+    /// The index of a descriptor, by table and number.
+    pub(super) fn find(&self, id: FdTableId, fd: u32) -> Option<usize> {
+        let range = self.tables.get(id.0 as usize)?;
+        let found = self.descriptors[range.clone()].binary_search_by_key(&fd, |d| d.fd);
+        Some(range.start + found.ok()?)
+    }
+
+    fn fd_tables(&self) -> Vec<FdTable> {
+        let table = |(id, range): (usize, &std::ops::Range<usize>)| FdTable {
+            id: FdTableId(id as u32),
+            entries: range.clone().map(|at| self.entry(at)).collect(),
+        };
+        self.tables.iter().enumerate().map(table).collect()
+    }
+
+    fn entry(&self, at: usize) -> FdEntry {
+        let d = &self.descriptors[at];
+        FdEntry {
+            fd: d.fd,
+            cloexec: d.cloexec(),
+            description: self.descriptions[at],
         }
     }
 }
 
-fn group_of(pid: u32) -> Option<u32> {
-    let pid = rustix::process::Pid::from_raw(pid as i32)?;
-    let group = rustix::process::getpgid(Some(pid)).ok()?;
-    Some(group.as_raw_nonzero().get() as u32)
+/// Signals of a description go to a thread, process or group by number: it
+/// must be one of the dump.
+fn check_owner(
+    ctx: &mut DumpContext<'_>,
+    d: &Descriptor,
+    owner: &icecore_images::files::FileOwner,
+) {
+    let id = owner.id as u32;
+    let (what, inside) = match owner.kind {
+        fcntl::F_OWNER_TID => ("thread", ctx.members.has_thread(id)),
+        fcntl::F_OWNER_PGRP => ("process group", ctx.members.has_group(id)),
+        _ => ("process", ctx.members.has_process(id)),
+    };
+    if id != 0 && !inside {
+        let problem = format!("signals of {} go to {what} {id} outside the dump", named(d));
+        d.refuse(ctx, problem, Some("F_SETOWN 0"));
+    }
 }
 
 #[cfg(test)]

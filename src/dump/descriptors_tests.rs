@@ -8,6 +8,8 @@ use std::time::Duration;
 use icecore_images::files::{FileKind, OpenFile};
 use icecore_images::ids::DescriptionId;
 
+use super::super::kin::Sharing;
+use super::super::members::Members;
 use super::super::{DumpContext, Tables};
 use super::collect;
 use crate::options::DumpOptions;
@@ -73,7 +75,9 @@ fn describe(code: &str) -> Found {
     let frozen = Frozen::freeze(pid, Duration::from_secs(10)).unwrap();
     let mut ctx = DumpContext::new(&options);
     ctx.frozen_since = Some(frozen.since);
-    collect(&mut ctx, &frozen.tasks[0]).unwrap();
+    ctx.members = Members::of(&frozen);
+    let sharing = Sharing::of(&frozen.tasks).unwrap();
+    collect(&mut ctx, &frozen.tasks, &sharing).unwrap();
     Found {
         blockers: ctx.blockers.iter().map(|b| b.problem.clone()).collect(),
         tables: ctx.tables,
@@ -135,14 +139,51 @@ fn everything_that_is_not_carried_is_named_at_once() {
 
 #[test]
 fn a_pipe_held_outside_is_refused_with_its_holder() {
-    let found = describe("r, w = os.pipe()\nif os.fork() == 0: time.sleep(3)");
-    let holder = "it is also held by pid ";
-    assert!(
-        found.blockers.iter().all(|b| b.contains(holder)),
-        "{:?}",
-        found.blockers
+    // The holder is no child: it was handed on to whoever reaps here.
+    let found = describe(
+        "r, w = os.pipe()\nif os.fork() == 0:\n if os.fork() == 0: time.sleep(3)\n os._exit(0)\n\
+         os.wait()",
     );
-    assert_eq!(found.blockers.len(), 1);
+    let holder = "it is also held by pid ";
+    let said = found.blockers.iter().filter(|b| b.contains(holder));
+    assert_eq!(said.count(), 1, "{:?}", found.blockers);
+}
+
+#[test]
+fn what_a_child_has_inherited_is_described_once() {
+    let found = describe(
+        "r, w = os.pipe(); n = os.open('/dev/null', 0)\n\
+         if os.fork() == 0: os.dup2(0, 1); os.dup2(os.open('/dev/null', 0), 30); time.sleep(1000)\n\
+         while not os.path.exists('/proc/%d/fd/30' % int(open('/proc/self/task/%d/children' % \
+         os.getpid()).read())): pass",
+    );
+    assert_eq!(found.blockers, [""; 0]);
+    let [parent, child] = &found.tables.fd_tables[..] else {
+        panic!("{:?}", found.tables.fd_tables)
+    };
+    let of = |table: &icecore_images::files::FdTable, fd: u32| {
+        table
+            .entries
+            .iter()
+            .find(|e| e.fd == fd)
+            .unwrap()
+            .description
+    };
+    for fd in 3..=5 {
+        assert_eq!(of(parent, fd), of(child, fd));
+    }
+    assert!(
+        parent
+            .entries
+            .iter()
+            .all(|e| e.description != of(child, 30))
+    );
+    assert_eq!(found.tables.pipes.len(), 1);
+    let ids: Vec<u32> = found.tables.files.iter().map(|f| f.id.0).collect();
+    assert!(
+        ids.iter().enumerate().all(|(i, id)| *id == i as u32),
+        "{ids:?}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! epoll(7).
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 
 use icecore_images::epoll::{EpollState, EpollTarget};
 use icecore_images::files::FileKind;
@@ -18,7 +19,7 @@ use crate::kernel::kcmp;
 /// other descriptor.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
     let mut targets = Vec::new();
@@ -36,7 +37,7 @@ pub(super) fn describe(
             }),
             None => {
                 let problem = format!(
-                    "epoll watches a file registered as fd {} which no descriptor of the task \
+                    "epoll watches a file registered as fd {} which no descriptor of any task \
                      refers to any more",
                     info.fd
                 );
@@ -48,21 +49,22 @@ pub(super) fn describe(
 }
 
 fn find(
-    all: &Collection<'_>,
+    all: &Collection,
     d: &Descriptor,
     info: &EpollInfo,
     index: u32,
 ) -> std::io::Result<Option<DescriptionId>> {
-    let is = |fd: u32| kcmp::is_epoll_target(all.table.tid, fd, d.fd, info.fd, index);
-    if let Ok(at) = all.descriptors.binary_search_by_key(&info.fd, |d| d.fd)
-        && is(info.fd)?
+    let is = |target: &Descriptor| {
+        kcmp::is_epoll_target(target.place_of_file(), d.place_of_file(), info.fd, index)
+    };
+    if let Some(at) = all.find(d.table.id, info.fd)
+        && is(&all.descriptors[at])?
     {
         return Ok(Some(all.descriptions[at]));
     }
-    use std::os::unix::fs::MetadataExt;
-    for (id, &at) in all.first.iter().enumerate() {
-        let other = &all.descriptors[at];
-        if other.meta.ino() == info.inode && is(other.fd)? {
+    for (id, holders) in all.holders.iter().enumerate() {
+        let other = &all.descriptors[holders[0]];
+        if other.meta.ino() == info.inode && is(other)? {
             return Ok(Some(DescriptionId(id as u32)));
         }
     }

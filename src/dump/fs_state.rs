@@ -11,8 +11,7 @@ use crate::blocker::Place;
 use crate::error::DumpError;
 
 /// Describes the task's fs struct.
-pub(super) fn collect(ctx: &mut DumpContext<'_>, table: &Table) -> Result<FsId, DumpError> {
-    let id = FsId(ctx.tables.fs.len() as u32);
+pub(super) fn collect(ctx: &mut DumpContext<'_>, id: FsId, table: &Table) -> Result<(), DumpError> {
     let cwd = directory(ctx, table, "cwd")?;
     let root = directory(ctx, table, "root")?;
     let umask = umask(table)?;
@@ -27,7 +26,7 @@ pub(super) fn collect(ctx: &mut DumpContext<'_>, table: &Table) -> Result<FsId, 
         };
         ctx.tables.fs.push(state);
     }
-    Ok(id)
+    Ok(())
 }
 
 fn directory(

@@ -25,10 +25,10 @@ use crate::kernel::file_handle;
 /// The watches by path. Queued events cannot be queued again.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
-    let queued = rustix::io::ioctl_fionread(all.table.duplicate(d)?)
+    let queued = rustix::io::ioctl_fionread(d.duplicate()?)
         .map_err(|e| d.error("queued events", e.into()))?;
     if queued != 0 {
         let problem = format!("inotify: {queued} bytes of events are queued, unread");
@@ -65,7 +65,7 @@ pub(super) fn describe(
 
 fn watched(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     d: &Descriptor,
     info: &InotifyInfo,
 ) -> Result<Option<FileRef>, DumpError> {
@@ -78,7 +78,7 @@ fn watched(
             return reference(ctx, d, &path);
         }
     }
-    match search(all, info) {
+    match search(all, d, info) {
         Some(path) => {
             let fd = rustix::fs::open(&path, O_PATH, rustix::fs::Mode::empty());
             let fd = fd.map_err(|e| d.error("a watched file", e.into()))?;
@@ -166,9 +166,13 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 /// Looks for the inode among what the task holds: those paths, the directories
 /// above them, and what lies directly in each.
-fn search(all: &Collection<'_>, info: &InotifyInfo) -> Option<PathBuf> {
-    let cwd = std::fs::read_link(all.table.proc().join("cwd")).ok();
-    let held = all.descriptors.iter().map(|d| d.shown.clone()).chain(cwd);
+fn search(all: &Collection, d: &Descriptor, info: &InotifyInfo) -> Option<PathBuf> {
+    let cwd = std::fs::read_link(d.table.proc().join("cwd")).ok();
+    let held = all
+        .of_table(d.table.id)
+        .iter()
+        .map(|d| d.shown.clone())
+        .chain(cwd);
     let candidates: BTreeSet<PathBuf> = held
         .filter(|path| path.is_absolute())
         .flat_map(|path| path.ancestors().map(Path::to_owned).collect::<Vec<_>>())

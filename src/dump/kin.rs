@@ -1,33 +1,75 @@
-//! Other processes that a task is bound to. This version carries one process:
-//! who is bound to another is refused, and the other is named.
+//! What tasks of the dump have in common, with each other and with processes
+//! outside; the latter is refused, and who they are is said.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io;
 
 use super::DumpContext;
 use crate::blocker::Place;
-use crate::kernel::kcmp;
-use crate::kernel::proc_text::{self, number, words};
+use crate::kernel::kcmp::{self, Object};
+use crate::kernel::proc_text;
 use crate::kernel::stat::Stat;
 use crate::kernel::status::Status;
+use crate::tracer::{Frozen, FrozenTask};
 
-const ONE_PROCESS: &str = "this version carries one process at a time";
+/// Which objects the tasks have, by index of the task.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    pub(super) mms: Vec<Share>,
+    pub(super) fd_tables: Vec<Share>,
+    pub(super) fs: Vec<Share>,
+    pub(super) sig_hands: Vec<Share>,
+}
 
-/// Notes children, processes that share memory, descriptors or other state
-/// with the task, and processes it traces.
-pub(super) fn check(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32]) -> io::Result<()> {
-    for &tid in tids {
-        for child in children(tid)? {
-            block_child(ctx, pid, child);
-        }
+/// An object that a task has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Its number: objects are counted in the order in which they first appear.
+    pub(super) id: u32,
+    /// No task before has it.
+    pub(super) first: bool,
+}
+
+impl Sharing {
+    /// Finds out.
+    pub(super) fn of(tasks: &[FrozenTask]) -> io::Result<Self> {
+        let tids: Vec<u32> = tasks.iter().map(FrozenTask::a_tid).collect();
+        let group = |object| kcmp::group(object, &tids).map(shares);
+        Ok(Self {
+            mms: group(Object::Memory)?,
+            fd_tables: group(Object::DescriptorTable)?,
+            fs: group(Object::Fs)?,
+            sig_hands: group(Object::SignalHandlers)?,
+        })
     }
-    let Some(&tid) = tids.first() else {
-        return Ok(());
+}
+
+fn shares(ids: Vec<u32>) -> Vec<Share> {
+    let mut next = 0;
+    let share = |id| {
+        let first = id == next;
+        next += u32::from(first);
+        Share { id, first }
     };
-    note_session(ctx, pid, &Stat::read(tid)?);
-    for other in processes()?.into_iter().filter(|p| *p != pid) {
-        block_shared(ctx, pid, tid, other);
+    ids.into_iter().map(share).collect()
+}
+
+/// Notes processes outside that share memory, descriptors or other state with a
+/// task of the dump, or are traced by one, and sessions that are led from
+/// outside.
+pub(super) fn check(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
+    note_sessions(ctx, frozen)?;
+    let ours = Sorted::of(&frozen.tasks)?;
+    for other in proc_text::processes()? {
+        if ctx.members.has_process(other) {
+            continue;
+        }
+        block_shared(ctx, &ours, other);
         // A process that is gone meanwhile traces and is traced no more.
-        if Status::read(other).is_ok_and(|s| s.tracer == pid || tids.contains(&s.tracer)) {
+        if let Some(tracer) = Status::read(other).ok().map(|s| s.tracer)
+            && let Some(pid) = ctx.members.task_of(tracer)
+        {
             let problem = format!("it traces {} with ptrace", name(other));
             ctx.block(Place::Task { pid }, problem, None);
         }
@@ -35,81 +77,96 @@ pub(super) fn check(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32]) -> io::Re
     Ok(())
 }
 
-/// Children, by the thread that made them.
-fn children(tid: u32) -> io::Result<Vec<u32>> {
-    let path = format!("task/{tid}/children");
-    match proc_text::read_if_there(tid, &path)? {
-        Some(text) => Ok(words(&text).filter_map(number).collect()),
-        // No CONFIG_PROC_CHILDREN: look at everybody's parent.
-        None => Ok(processes()?
-            .into_iter()
-            .filter(|p| Stat::read(*p).is_ok_and(|s| s.ppid == tid))
-            .collect()),
-    }
-}
-
-fn block_child(ctx: &mut DumpContext<'_>, pid: u32, child: u32) {
-    let zombie = Stat::read(child).is_ok_and(|s| s.state == b'Z');
-    let problem = match zombie {
-        true => format!(
-            "it has a child that ended and was not waited for: {}",
-            name(child)
-        ),
-        false => format!("it has a child: {}", name(child)),
-    };
-    ctx.block(Place::Task { pid }, problem, Some(ONE_PROCESS));
-}
-
 /// A task whose session is led from outside wakes up in the session of whoever
 /// restores it: said aloud, unless `-j` says that it is known.
-fn note_session(ctx: &mut DumpContext<'_>, pid: u32, stat: &Stat) {
-    if stat.sid == pid || ctx.options.shell_job {
-        return;
+fn note_sessions(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
+    let mut said = BTreeSet::new();
+    for task in &frozen.tasks {
+        let sid = Stat::read(task.a_tid())?.sid;
+        if ctx.options.shell_job || ctx.members.has_process(sid) || !said.insert(sid) {
+            continue;
+        }
+        let leader = match Stat::read(sid) {
+            Ok(_) => name(sid),
+            Err(_) => format!("pid {sid}, which has ended"),
+        };
+        ctx.notes.push(format!(
+            "the session of pid {} is that of {leader}, which is not in the dump: \
+             a restore puts it into icecore's",
+            task.pid
+        ));
     }
-    let leader = match Stat::read(stat.sid) {
-        Ok(_) => name(stat.sid),
-        Err(_) => format!("pid {}, which has ended", stat.sid),
-    };
-    ctx.notes.push(format!(
-        "the session of pid {pid} is that of {leader}, which is not in the dump: \
-         a restore puts it into icecore's"
-    ));
+    Ok(())
 }
 
-/// What two processes can have in common beyond namespaces. Where kcmp(2) is
-/// refused (another user's process) nothing can be shared that exec and
-/// setuid have not parted.
-fn block_shared(ctx: &mut DumpContext<'_>, pid: u32, tid: u32, other: u32) {
-    let common = [
-        ("memory", kcmp::same_memory(tid, other)),
-        (
-            "its descriptor table",
-            kcmp::same_descriptor_table(tid, other),
-        ),
-        ("working directory and root", kcmp::same_fs(tid, other)),
-        ("signal handlers", kcmp::same_signal_handlers(tid, other)),
-    ];
-    let common: Vec<&str> = common
-        .into_iter()
-        .filter_map(|(what, same)| matches!(same, Ok(true)).then_some(what))
-        .collect();
-    if !common.is_empty() {
-        let problem = format!("it shares {} with {}", common.join(", "), name(other));
-        ctx.block(Place::Task { pid }, problem, Some(ONE_PROCESS));
+const OBJECTS: [(Object, &str); 4] = [
+    (Object::Memory, "memory"),
+    (Object::DescriptorTable, "its descriptor table"),
+    (Object::Fs, "working directory and root"),
+    (Object::SignalHandlers, "signal handlers"),
+];
+
+/// The tasks of the dump, each as a thread and its pid, in the kernel's order of
+/// each kind of object.
+struct Sorted([Vec<(u32, u32)>; 4]);
+
+impl Sorted {
+    fn of(tasks: &[FrozenTask]) -> io::Result<Self> {
+        let mut failure = None;
+        let sorted = OBJECTS.map(|(object, _)| {
+            let mut ours: Vec<_> = tasks.iter().map(|t| (t.a_tid(), t.pid)).collect();
+            ours.sort_by(|a, b| {
+                kcmp::order(object, a.0, b.0).unwrap_or_else(|e| {
+                    failure = Some(e);
+                    Ordering::Equal
+                })
+            });
+            ours
+        });
+        match failure {
+            Some(e) => Err(e),
+            None => Ok(Self(sorted)),
+        }
+    }
+
+    /// The task that has the same object as `other`, by the object's kind.
+    /// Where kcmp(2) is refused (another user's process) nothing can be shared
+    /// that exec and setuid have not parted.
+    fn partner(&self, kind: usize, other: u32) -> Option<u32> {
+        let mut refused = false;
+        let ours = &self.0[kind];
+        let found = ours.binary_search_by(|(tid, _)| {
+            kcmp::order(OBJECTS[kind].0, *tid, other).unwrap_or_else(|_| {
+                refused = true;
+                Ordering::Greater
+            })
+        });
+        (!refused)
+            .then(|| found.ok().map(|at| ours[at].1))
+            .flatten()
     }
 }
 
-fn processes() -> io::Result<Vec<u32>> {
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        pids.extend(
-            entry?
-                .file_name()
-                .to_str()
-                .and_then(|n| n.parse::<u32>().ok()),
+fn block_shared(ctx: &mut DumpContext<'_>, ours: &Sorted, other: u32) {
+    let mut common: Vec<(u32, Vec<&str>)> = Vec::new();
+    for (kind, (_, what)) in OBJECTS.iter().enumerate() {
+        let Some(pid) = ours.partner(kind, other) else {
+            continue;
+        };
+        match common.iter_mut().find(|(p, _)| *p == pid) {
+            Some((_, all)) => all.push(what),
+            None => common.push((pid, vec![what])),
+        }
+    }
+    for (pid, what) in common {
+        let problem = format!(
+            "it shares {} with {}, outside the dump",
+            what.join(", "),
+            name(other)
         );
+        let help = "dump a tree that holds both";
+        ctx.block(Place::Task { pid }, problem, Some(help));
     }
-    Ok(pids)
 }
 
 /// `pid 12 (sleep)`.
@@ -125,15 +182,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_found_and_named() -> io::Result<()> {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
-        let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        let found = children(tid);
-        let named = name(child.id());
-        child.kill()?;
-        child.wait()?;
-        assert!(found?.contains(&child.id()));
-        assert!(named.starts_with(&format!("pid {}", child.id())), "{named}");
-        Ok(())
+    fn the_first_of_each_object_is_found() {
+        let shares = shares(vec![0, 0, 1, 0, 2, 1]);
+        let first: Vec<bool> = shares.iter().map(|s| s.first).collect();
+        assert_eq!(first, [true, false, true, false, true, false]);
     }
 }

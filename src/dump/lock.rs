@@ -1,28 +1,49 @@
 //! Locks on files: fcntl(2) and flock(2).
 //!
 //! The kernel shows a lock in the fdinfo of the very description it was taken
-//! through, POSIX locks too, and those only where the process itself owns
-//! them. A thread that waits for a lock asks for it again when it wakes up.
+//! through, POSIX locks too, and those only in the table that owns them. A thread that waits for a lock asks for it again when it wakes up.
 
-use icecore_images::lock::FileLock;
+use icecore_images::lock::{FileLock, LockKind};
 
 use super::DumpContext;
 use super::descriptor::Descriptor;
-use super::descriptors::named;
+use super::descriptors::{Collection, named};
 use crate::kernel::locks;
 
-/// The locks held through a descriptor; `None` for leases and what is not
-/// known, which have then been noted as blockers. Such a file must not be
+/// The locks held through description number `id`; `None` for leases and what is
+/// not known, which have then been noted as blockers. Such a file must not be
 /// opened: that would break the lease, and wait for a task that stands still.
-pub(super) fn describe(ctx: &mut DumpContext<'_>, d: &Descriptor) -> Option<Vec<FileLock>> {
-    let mut held = Vec::new();
-    for line in &d.info.locks {
-        match locks::parse(line) {
-            Some(found) => held.push(found.lock),
-            None => refuse(ctx, d, line),
+pub(super) fn describe(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection,
+    id: usize,
+) -> Option<Vec<FileLock>> {
+    let (mut held, mut complete) = (Vec::new(), true);
+    let mut seen = Vec::new();
+    for (n, &at) in all.holders[id].iter().enumerate() {
+        let d = &all.descriptors[at];
+        // All descriptors of a table show the same.
+        if d.info.locks.is_empty() || seen.contains(&d.table.id) {
+            continue;
+        }
+        seen.push(d.table.id);
+        for line in &d.info.locks {
+            match locks::parse(line) {
+                Some(found) if found.lock.kind == LockKind::Posix => held.push(FileLock {
+                    table: Some(d.table.id),
+                    ..found.lock
+                }),
+                // The description's own show in every table.
+                Some(found) if n == 0 => held.push(found.lock),
+                Some(_) => {}
+                None => {
+                    complete = false;
+                    refuse(ctx, d, line);
+                }
+            }
         }
     }
-    (held.len() == d.info.locks.len()).then_some(held)
+    complete.then_some(held)
 }
 
 fn refuse(ctx: &mut DumpContext<'_>, d: &Descriptor, line: &str) {

@@ -26,6 +26,7 @@ mod fs_state;
 pub(crate) mod ghost;
 mod inotify;
 mod lock;
+pub(crate) mod members;
 mod memfd;
 pub(crate) mod memory;
 mod mm;
@@ -58,6 +59,7 @@ mod timers;
 mod unix;
 mod unix_queue;
 mod xstate;
+mod zombie;
 
 mod check;
 mod inside;
@@ -91,11 +93,13 @@ use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
 use crate::tracer::keeper::Keeper;
 use crate::tracer::{Frozen, FrozenTask};
+use kin::Sharing;
+use members::Members;
 use stopwatch::Stopwatch;
 
 pub(crate) use check::blockers;
 
-/// Puts the task to sleep.
+/// Puts the task, and everything below it, to sleep.
 pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
     on_thread_of_its_own(|| {
         let start = Instant::now();
@@ -169,6 +173,7 @@ fn store(
     memory::copy_pages(ctx, &mut writer)?;
     ctx.stats.memdump_us = watch.micros();
     go_on(ctx.options)?;
+    nobody_new(ctx.options, frozen)?;
     let checkpoint = machine::checkpoint(ctx, frozen)?;
     Ok(writer.commit(&checkpoint)?)
 }
@@ -176,19 +181,31 @@ fn store(
 /// Describes everything and notes every blocker.
 fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpError> {
     let watch = Stopwatch::start();
-    for task in &frozen.tasks {
-        let mm = memory::collect(ctx, task)?;
-        let (fd_table, fs) = descriptors::collect(ctx, task)?;
-        let shared = state::Shared { mm, fd_table, fs };
-        let state = state::collect(ctx, task, shared)?;
+    ctx.members = Members::of(frozen);
+    let relatives = |source| DumpError::Read {
+        pid: ctx.options.pid,
+        what: "what its tasks share".to_owned(),
+        source,
+    };
+    let sharing = Sharing::of(&frozen.tasks).map_err(relatives)?;
+    kin::check(ctx, frozen).map_err(relatives)?;
+    for (task, mm) in frozen.tasks.iter().zip(&sharing.mms) {
+        if mm.first {
+            memory::collect(ctx, task)?;
+        }
+    }
+    descriptors::collect(ctx, &frozen.tasks, &sharing)?;
+    for (index, task) in frozen.tasks.iter().enumerate() {
+        let state = state::collect(ctx, task, state::Shared::of(&sharing, index))?;
         ctx.tables.tasks.push(state);
     }
+    zombie::collect(ctx, &frozen.zombies)?;
     ctx.stats.collect_us = watch.micros();
     go_on(ctx.options)?;
     let watch = Stopwatch::start();
     for (index, task) in frozen.tasks.iter_mut().enumerate() {
         if inside::is_possible(ctx, task)? {
-            inspect(ctx, task, index)?;
+            inspect(ctx, task, index, sharing.mms[index].first)?;
             // Its page may be one of the program's, which is not to hold ours.
             task.put_stub_away();
         }
@@ -202,12 +219,28 @@ fn inspect(
     ctx: &mut DumpContext<'_>,
     task: &mut FrozenTask,
     index: usize,
+    memory_too: bool,
 ) -> Result<(), DumpError> {
     let mut state = ctx.tables.tasks[index].clone();
-    memory::inspect(ctx, task, state.mm)?;
+    if memory_too {
+        memory::inspect(ctx, task, state.mm)?;
+    }
     state::inspect(ctx, task, &mut state)?;
     ctx.tables.tasks[index] = state;
     Ok(())
+}
+
+/// Whoever slipped through the freeze has gone on all the time: what has been
+/// written is not of one moment.
+fn nobody_new(options: &DumpOptions, frozen: &Frozen) -> Result<(), DumpError> {
+    let pid = options.pid;
+    let newcomer = frozen
+        .newcomer()
+        .map_err(|source| DumpError::Freeze { pid, source })?;
+    match newcomer {
+        Some((child, parent)) => Err(DumpError::Newcomer { child, parent }),
+        None => Ok(()),
+    }
 }
 
 fn freeze(options: &DumpOptions) -> Result<Frozen, DumpError> {
@@ -286,6 +319,8 @@ pub(crate) struct DumpContext<'a> {
     /// Clocks at the moment the timers were read.
     pub(crate) clocks: ClockState,
     pub(crate) tables: Tables,
+    /// Who belongs to the dump.
+    pub(crate) members: Members,
     pub(crate) stats: DumpStats,
     /// Since when the target has stood still.
     pub(crate) frozen_since: Option<Instant>,
@@ -327,6 +362,7 @@ impl<'a> DumpContext<'a> {
             notes: Vec::new(),
             clocks: ClockState::default(),
             tables: Tables::default(),
+            members: Members::default(),
             stats: DumpStats::default(),
             frozen_since: None,
             keep: Vec::new(),

@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use icecore_images::files::{FileKind, kind_of_mode};
 
 use super::DumpContext;
-use super::descriptor::{Descriptor, Table};
+use super::descriptor::Descriptor;
 use super::descriptors::named;
+use super::members::Members;
 use super::socket;
 use crate::error::DumpError;
 
@@ -51,17 +52,18 @@ pub(super) fn list(holders: &[Holder]) -> String {
 }
 
 /// Who else holds these pipes or sockets, each given by device and inode and by what its
-/// link says: everybody but the task, and but `ours` among our own numbers.
+/// link says: everybody but the tasks of the dump, and but `ours` among our own
+/// numbers.
 pub(super) fn holders(
     objects: &[((u64, u64), &str)],
-    task: u32,
+    members: &Members,
     ours: &HashSet<u32>,
 ) -> HashMap<(u64, u64), Vec<Holder>> {
     let names: HashSet<&[u8]> = objects.iter().map(|(_, name)| name.as_bytes()).collect();
     let keys: HashSet<(u64, u64)> = objects.iter().map(|(key, _)| *key).collect();
     let own_pid = std::process::id();
     let mut found: HashMap<_, Vec<Holder>> = HashMap::new();
-    for pid in numbers("/proc").filter(|&pid| pid != task) {
+    for pid in numbers("/proc").filter(|&pid| !members.has_process(pid)) {
         for fd in numbers(&format!("/proc/{pid}/fd")) {
             let link = format!("/proc/{pid}/fd/{fd}");
             let shown = std::fs::read_link(&link).unwrap_or_default();
@@ -89,10 +91,9 @@ fn numbers(dir: &str) -> impl Iterator<Item = u32> + use<> {
 /// A socket.
 pub(super) fn refuse_socket(
     ctx: &mut DumpContext<'_>,
-    table: &Table,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
-    let socket = socket::describe(table.duplicate(d)?, d.pid);
+    let socket = socket::describe(d.duplicate()?, d.pid);
     d.refuse(ctx, socket.problem, Some(&socket.help));
     Ok(None)
 }

@@ -5,17 +5,15 @@ use icecore_images::pidfd::PidFdState;
 
 use super::DumpContext;
 use super::descriptor::Descriptor;
-use super::descriptors::Collection;
 use super::outside;
 use crate::error::DumpError;
 
 /// PIDFD_THREAD is O_EXCL.
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
-/// A pidfd of the task itself or of one of its threads.
+/// A pidfd of a task of the dump or of one of its threads.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
     let Some(number) = d.info.pid else {
@@ -23,7 +21,7 @@ pub(super) fn describe(
     };
     let pid = u32::try_from(number).unwrap_or(0);
     let thread = d.flags() & PIDFD_THREAD != 0;
-    if pid == all.task.pid || thread && all.task.threads.iter().any(|t| t.tid == pid) {
+    if ctx.members.has_process(pid) || thread && ctx.members.has_thread(pid) {
         return Ok(Some(FileKind::PidFd(PidFdState { pid, thread })));
     }
     let problem = match number {

@@ -25,7 +25,7 @@ use crate::blocker::Place;
 use crate::error::DumpError;
 use crate::outside::OutsideKind;
 
-/// The ends of one pipe that the task holds.
+/// The ends of one pipe that tasks of the dump hold.
 #[derive(Debug)]
 pub(super) struct Ends {
     id: PipeId,
@@ -45,11 +45,11 @@ pub(super) struct Ends {
 /// An end of a pipe; the pipe itself is finished when all ends are known.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &mut Collection<'_>,
+    all: &mut Collection,
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
-    let key = (d.meta.dev(), d.meta.ino());
+    let key = d.key();
     if !all.pipes.contains_key(&key) {
         match start(ctx, all, at)? {
             Some(ends) => all.pipes.insert(key, ends),
@@ -57,7 +57,7 @@ pub(super) fn describe(
         };
     }
     let d = &all.descriptors[at];
-    let duplicate = all.table.duplicate(d)?;
+    let duplicate = d.duplicate()?;
     let Some(ends) = all.pipes.get_mut(&key) else {
         return Ok(None);
     };
@@ -74,7 +74,7 @@ pub(super) fn describe(
 
 fn start(
     ctx: &mut DumpContext<'_>,
-    all: &Collection<'_>,
+    all: &Collection,
     at: usize,
 ) -> Result<Option<Ends>, DumpError> {
     let d = &all.descriptors[at];
@@ -86,7 +86,7 @@ fn start(
         },
         false => None,
     };
-    let duplicate = all.table.duplicate(d)?;
+    let duplicate = d.duplicate()?;
     let capacity =
         rustix::pipe::fcntl_getpipe_size(&duplicate).map_err(|e| d.error("capacity", e.into()))?;
     let id = PipeId(ctx.tables.pipes.len() as u32);
@@ -101,7 +101,7 @@ fn start(
     });
     Ok(Some(Ends {
         id,
-        key: (d.meta.dev(), d.meta.ino()),
+        key: d.key(),
         named: named(d),
         fifo: is_fifo,
         place: d.place.clone(),
@@ -115,7 +115,6 @@ fn start(
 /// Reads the queues, and refuses pipes that are held outside.
 pub(super) fn finish(
     ctx: &mut DumpContext<'_>,
-    pid: u32,
     pipes: &BTreeMap<(u64, u64), Ends>,
 ) -> Result<Vec<OutsidePipe>, DumpError> {
     let mut outside = Vec::new();
@@ -129,7 +128,7 @@ pub(super) fn finish(
     };
     let ours: HashSet<u32> = pipes.values().flat_map(ours).flatten().collect();
     let keys: Vec<_> = pipes.values().map(|p| (p.key, p.named.as_str())).collect();
-    let holders = super::outside::holders(&keys, pid, &ours);
+    let holders = super::outside::holders(&keys, &ctx.members, &ours);
     for ends in pipes.values() {
         if let Some(problem) = outside_problem(ends, &holders) {
             let said = Said {
@@ -144,7 +143,7 @@ pub(super) fn finish(
             outside.push(OutsidePipe { id, policy });
         }
         let queue = read_queue(ends).map_err(|source| DumpError::Read {
-            pid,
+            pid: ctx.options.pid,
             what: format!("queue of {}", ends.named),
             source,
         })?;
@@ -194,7 +193,7 @@ fn outside_problem(ends: &Ends, holders: &HashMap<(u64, u64), Vec<Holder>>) -> O
 }
 
 impl Ends {
-    /// Whether somebody holds the end that the task does not hold.
+    /// Whether somebody holds the end that no task of the dump holds.
     fn other_end_is_open(&self) -> bool {
         let (fd, closed) = match (&self.reader, &self.writer) {
             (Some(reader), None) => (reader, PollFlags::HUP),

@@ -24,13 +24,13 @@ pub(super) fn is_one(d: &Descriptor) -> bool {
         && statfs(&d.link).is_ok_and(|s| matches!(s.f_type as u32, PROC | SYSFS | CGROUP | CGROUP2))
 }
 
-/// A file about the task itself or about the machine. One about another
+/// A file about a task of the dump or about the machine. One about another
 /// process is gone or means another process when the task wakes up.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
-    if let Some(pid) = process_of(d.shown_bytes()).filter(|&pid| pid != d.pid) {
+    if let Some(pid) = process_of(d.shown_bytes()).filter(|&pid| !ctx.members.has_process(pid)) {
         let problem = format!(
             "{} is about {}, outside the dump",
             named(d),

@@ -17,7 +17,8 @@ use icecore_images::signals::{PendingSignal, SigAltStack, SigHandState};
 use icecore_images::task::{CpuTime, RunState, TaskState};
 use icecore_images::thread::{RobustList, ThreadState};
 
-use super::{DumpContext, creds, kin, limits, namespaces, prctl, refused, sched, seccomp};
+use super::kin::Sharing;
+use super::{DumpContext, creds, limits, namespaces, prctl, refused, sched, seccomp};
 use super::{signals, timers, xstate};
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -36,6 +37,19 @@ pub(crate) struct Shared {
     pub(crate) mm: MmId,
     pub(crate) fd_table: FdTableId,
     pub(crate) fs: FsId,
+    pub(crate) sig_hand: SigHandId,
+}
+
+impl Shared {
+    /// What the task with this index has.
+    pub(super) fn of(sharing: &Sharing, index: usize) -> Self {
+        Self {
+            mm: MmId(sharing.mms[index].id),
+            fd_table: FdTableId(sharing.fd_tables[index].id),
+            fs: FsId(sharing.fs[index].id),
+            sig_hand: SigHandId(sharing.sig_hands[index].id),
+        }
+    }
 }
 
 /// Gathers what can be seen from outside, and every blocker, without running
@@ -58,18 +72,19 @@ pub(crate) fn collect(
     let status = Status::read(tid).map_err(read("its status"))?;
     let inner_pid = status.ns_tgids.last().copied().unwrap_or(pid);
     namespaces::check(ctx, pid, tid, inner_pid).map_err(read("its namespaces"))?;
-    kin::check(ctx, pid, &tids).map_err(read("its relatives"))?;
     refused::check_task(ctx, pid, tid).map_err(read("what it uses"))?;
 
-    let sig_hand = SigHandId(ctx.tables.sig_hands.len() as u32);
-    ctx.tables.sig_hands.push(SigHandState {
-        id: sig_hand,
-        actions: Vec::new(),
-    });
+    let sig_hand = shared.sig_hand;
+    if sig_hand.0 as usize == ctx.tables.sig_hands.len() {
+        ctx.tables.sig_hands.push(SigHandState {
+            id: sig_hand,
+            actions: Vec::new(),
+        });
+    }
     let [user, system, children_user, children_system] = stat.times;
     let mut state = TaskState {
         pid,
-        parent: None,
+        parent: task.parent,
         pgid: stat.pgid,
         sid: stat.sid,
         ns_pids: status.ns_tgids,
@@ -341,6 +356,7 @@ mod tests {
             mm: MmId(0),
             fd_table: FdTableId(0),
             fs: FsId(0),
+            sig_hand: SigHandId(0),
         };
         let mut state = collect(&mut ctx, task, shared)?;
         inspect(&mut ctx, task, &mut state)?;

@@ -4,7 +4,7 @@ use icecore_images::files::FileKind;
 use icecore_images::timerfd::TimerFdState;
 
 use super::DumpContext;
-use super::descriptor::{Descriptor, Table};
+use super::descriptor::Descriptor;
 use super::outside;
 use crate::error::DumpError;
 use crate::kernel::clocks::TaskClock;
@@ -14,13 +14,12 @@ use crate::kernel::fdinfo::{self, TimerInfo};
 /// as its clocks do: what is kept is the moment of its expiry.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    table: &Table,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
     let Some(timer) = d.info.timer else {
         return outside::refuse_anonymous(ctx, d);
     };
-    let (timer, now) = read(table, d, timer)?;
+    let (timer, now) = read(d, timer)?;
     let remaining = i64::try_from(timer.value_ns).unwrap_or(i64::MAX);
     let expires = match remaining {
         0 => 0,
@@ -39,18 +38,18 @@ const ABSTIME: u32 = 1;
 
 /// The timer, and the clock it is kept by when it was read: between two looks
 /// at that clock that are close together, if the machine lets us.
-fn read(table: &Table, d: &Descriptor, seen: TimerInfo) -> Result<(TimerInfo, i64), DumpError> {
+fn read(d: &Descriptor, seen: TimerInfo) -> Result<(TimerInfo, i64), DumpError> {
     const CLOSE_NS: i64 = 50_000;
     let error = |e| d.error("timer", e);
     let clock = match seen.settime_flags & ABSTIME {
         0 => libc::CLOCK_MONOTONIC,
         _ => seen.clock,
     };
-    let clock = TaskClock::of(table.tid, clock).map_err(error)?;
-    let path = table.proc().join(format!("fdinfo/{}", d.fd));
+    let clock = TaskClock::of(d.table.tid, clock).map_err(error)?;
+    let path = d.info_path();
     let mut best: Option<(i64, TimerInfo, i64)> = None;
     for _ in 0..20 {
-        catch_up(table, d, seen)?;
+        catch_up(d, seen)?;
         let before = clock.now();
         let info = fdinfo::read(&path).map_err(error)?;
         let took = clock.now() - before;
@@ -83,9 +82,9 @@ fn is_at_rest(timer: TimerInfo) -> bool {
 
 /// Asks, which changes nothing that the task could tell and makes the timer
 /// count what it missed.
-fn catch_up(table: &Table, d: &Descriptor, timer: TimerInfo) -> Result<(), DumpError> {
+fn catch_up(d: &Descriptor, timer: TimerInfo) -> Result<(), DumpError> {
     if timer.interval_ns != 0 {
-        let asked = rustix::time::timerfd_gettime(table.duplicate(d)?);
+        let asked = rustix::time::timerfd_gettime(d.duplicate()?);
         asked.map_err(|e| d.error("timer", e.into()))?;
     }
     Ok(())

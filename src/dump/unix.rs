@@ -1,5 +1,5 @@
 //! AF_UNIX sockets without a name, as socketpair(2) makes them: both ends
-//! within the task, or the other end closed. All others are refused.
+//! within the dump, or the other end closed. All others are refused.
 //!
 //! Who the other end is only sock_diag tells. Nothing is read that reading
 //! would change: no pending error, no queue, no peek offset.
@@ -23,7 +23,7 @@ use super::{connection, socket, unix_queue};
 use crate::error::DumpError;
 use crate::kernel::{socket_option, unix_diag};
 
-/// Who else holds the task's sockets, by device and inode.
+/// Who else holds the tasks' sockets, by device and inode.
 pub(super) type Holders = HashMap<(u64, u64), Vec<Holder>>;
 
 /// Options that are carried only as every socket has them at first.
@@ -51,14 +51,14 @@ const AS_AT_FIRST: [(&str, i32); 18] = [
 /// A socket of any kind.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &mut Collection<'_>,
+    all: &mut Collection,
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
     if all.socket_holders.is_none() {
-        all.socket_holders = Some(holders(all));
+        all.socket_holders = Some(holders(ctx, all));
     }
     let d = &all.descriptors[at];
-    let socket = all.table.duplicate(d)?;
+    let socket = d.duplicate()?;
     let Some(end) = End::of(all, d, &socket) else {
         return connection::socket(ctx, all, at);
     };
@@ -73,22 +73,18 @@ pub(super) fn describe(
     Ok(None)
 }
 
-fn holders(all: &Collection<'_>) -> Holders {
+fn holders(ctx: &DumpContext<'_>, all: &Collection) -> Holders {
     let sockets = all.descriptors.iter().filter(|d| is_socket(d));
-    let names: Vec<_> = sockets.map(|d| (key(d), named(d))).collect();
+    let names: Vec<_> = sockets.map(|d| (d.key(), named(d))).collect();
     let keys: Vec<_> = names.iter().map(|(k, n)| (*k, n.as_str())).collect();
-    outside::holders(&keys, all.task.pid, &Default::default())
+    outside::holders(&keys, &ctx.members, &Default::default())
 }
 
 fn is_socket(d: &Descriptor) -> bool {
     d.format() == libc::S_IFSOCK && !d.is_path_only()
 }
 
-fn key(d: &Descriptor) -> (u64, u64) {
-    (d.meta.dev(), d.meta.ino())
-}
-
-/// An end of a pair whose other end is within the task, or closed.
+/// An end of a pair whose other end is within the dump, or closed.
 struct End {
     kind: UnixSocketKind,
     /// Index of a descriptor of the other end.
@@ -98,7 +94,7 @@ struct End {
 
 impl End {
     /// `None`: a socket of another kind.
-    fn of(all: &Collection<'_>, d: &Descriptor, socket: &OwnedFd) -> Option<Self> {
+    fn of(all: &Collection, d: &Descriptor, socket: &OwnedFd) -> Option<Self> {
         if sockopt::socket_domain(socket).ok()? != AddressFamily::UNIX {
             return None;
         }
@@ -123,7 +119,7 @@ impl End {
         };
         let held_outside = |at: &Descriptor| {
             let holders = all.socket_holders.as_ref();
-            holders.is_some_and(|h| h.contains_key(&key(at)))
+            holders.is_some_and(|h| h.contains_key(&at.key()))
         };
         let outside = held_outside(d) || peer.is_some_and(|at| held_outside(&all.descriptors[at]));
         (without_name && !outside).then_some(Self {
@@ -134,8 +130,8 @@ impl End {
     }
 }
 
-impl Collection<'_> {
-    /// A descriptor of the task for the socket with this inode.
+impl Collection {
+    /// A descriptor for the socket with this inode.
     pub(super) fn inside(&self, inode: u32) -> Option<usize> {
         let mut all = self.descriptors.iter();
         all.position(|d| is_socket(d) && d.meta.ino() == u64::from(inode))
@@ -144,7 +140,7 @@ impl Collection<'_> {
 
 /// The state of an end, or why it cannot be carried.
 fn state(
-    all: &Collection<'_>,
+    all: &Collection,
     d: &Descriptor,
     socket: &OwnedFd,
     end: &End,
@@ -153,11 +149,7 @@ fn state(
         return Ok(Err(format!("{option} is set")));
     }
     let sender = match end.peer {
-        Some(at) => Some(
-            all.table
-                .duplicate(&all.descriptors[at])
-                .map_err(io::Error::other)?,
-        ),
+        Some(at) => Some(all.descriptors[at].duplicate().map_err(io::Error::other)?),
         None => None,
     };
     let queue = match unix_queue::peek(d, socket, end.kind, sender.as_ref())? {

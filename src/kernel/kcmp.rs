@@ -1,4 +1,4 @@
-//! kcmp(2): whether two descriptors are one open file description.
+//! kcmp(2): which kernel objects tasks share.
 
 use std::cmp::Ordering;
 use std::io;
@@ -43,6 +43,64 @@ pub fn files(a: (u32, u32), b: (u32, u32)) -> io::Result<Ordering> {
     Ok(order.unwrap_or(a.cmp(&b)))
 }
 
+/// What tasks may share beyond open file descriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    /// Address space (CLONE_VM).
+    Memory,
+    /// Descriptor table (CLONE_FILES).
+    DescriptorTable,
+    /// Working directory, root, umask (CLONE_FS).
+    Fs,
+    /// Signal actions (CLONE_SIGHAND).
+    SignalHandlers,
+}
+
+/// Order of the objects that two threads have.
+pub fn order(object: Object, a: u32, b: u32) -> io::Result<Ordering> {
+    let kind = match object {
+        Object::Memory => KCMP_VM,
+        Object::DescriptorTable => KCMP_FILES,
+        Object::Fs => KCMP_FS,
+        Object::SignalHandlers => KCMP_SIGHAND,
+    };
+    Ok(compare((a, b), kind, 0, 0)?.unwrap_or(a.cmp(&b)))
+}
+
+/// Puts threads that share an object together: for each thread the number of
+/// its object, objects counted from 0 in the order in which they first appear.
+pub fn group(object: Object, tids: &[u32]) -> io::Result<Vec<u32>> {
+    let mut failure = None;
+    let mut compare = |&a: &usize, &b: &usize| {
+        order(object, tids[a], tids[b]).unwrap_or_else(|e| {
+            failure = Some(e);
+            Ordering::Equal
+        })
+    };
+    let mut sorted: Vec<usize> = (0..tids.len()).collect();
+    sorted.sort_by(&mut compare);
+    let mut first: Vec<usize> = (0..tids.len()).collect();
+    for pair in sorted.windows(2) {
+        // The sort is stable: the first of equals comes first.
+        if compare(&pair[0], &pair[1]) == Ordering::Equal {
+            first[pair[1]] = first[pair[0]];
+        }
+    }
+    if let Some(e) = failure {
+        return Err(e);
+    }
+    let mut numbers = vec![0; tids.len()];
+    let mut next = 0;
+    for i in 0..tids.len() {
+        numbers[i] = match first[i] == i {
+            true => next,
+            false => numbers[first[i]],
+        };
+        next = next.max(numbers[i] + 1);
+    }
+    Ok(numbers)
+}
+
 /// Whether two threads share their descriptor table.
 pub fn same_descriptor_table(a: u32, b: u32) -> io::Result<bool> {
     Ok(compare((a, b), KCMP_FILES, 0, 0)? == Some(Ordering::Equal))
@@ -69,22 +127,27 @@ pub fn same_semaphore_undo(a: u32, b: u32) -> io::Result<bool> {
     Ok(compare((a, b), KCMP_SYSVSEM, 0, 0)? == Some(Ordering::Equal))
 }
 
-/// Whether descriptor `fd` of `pid` is what its epoll instance `epoll_fd`
-/// watches as registration number `index` of those under number `target_fd`.
+/// Whether the file behind `target`, a task (or thread) and a number, is what
+/// the epoll instance behind `epoll` watches as registration number `index` of
+/// those under number `target_fd`.
 pub fn is_epoll_target(
-    pid: u32,
-    fd: u32,
-    epoll_fd: u32,
+    target: (u32, u32),
+    epoll: (u32, u32),
     target_fd: u32,
     index: u32,
 ) -> io::Result<bool> {
     let slot = EpollSlot {
-        epoll_fd,
+        epoll_fd: epoll.1,
         target_fd,
         index,
     };
     let address = &raw const slot as u64;
-    let order = compare((pid, pid), KCMP_EPOLL_TFD, fd.into(), address)?;
+    let order = compare(
+        (target.0, epoll.0),
+        KCMP_EPOLL_TFD,
+        target.1.into(),
+        address,
+    )?;
     Ok(order == Some(Ordering::Equal))
 }
 
@@ -118,10 +181,36 @@ mod tests {
         let copy = watched.try_clone().unwrap();
         let other = std::fs::File::open("/dev/null").unwrap();
         let (ep, tfd) = (ep.as_raw_fd() as u32, watched.as_raw_fd() as u32);
-        let is = |fd: i32| is_epoll_target(pid, fd as u32, ep, tfd, 0).unwrap();
+        let is = |fd: i32| is_epoll_target((pid, fd as u32), (pid, ep), tfd, 0).unwrap();
         assert!(is(watched.as_raw_fd()));
         assert!(is(copy.as_raw_fd()));
         assert!(!is(other.as_raw_fd()));
-        assert!(is_epoll_target(pid, tfd, ep, tfd, 1).is_err());
+        assert!(is_epoll_target((pid, tfd), (pid, ep), tfd, 1).is_err());
+    }
+
+    #[test]
+    fn threads_share_what_processes_do_not() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+            tell.send(tid).unwrap();
+            let _ = stopped.recv();
+        });
+        let other = told.recv().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let tids = [std::process::id(), child.id(), other];
+        let group = |object| group(object, &tids);
+        let memory = group(Object::Memory);
+        let hands = group(Object::SignalHandlers);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(stop);
+        thread.join().unwrap();
+        assert_eq!(memory.unwrap(), [0, 1, 0]);
+        assert_eq!(hands.unwrap(), [0, 1, 0]);
     }
 }

@@ -53,6 +53,7 @@ pub fn parse(line: &str) -> Option<Held> {
             write,
             start: start.parse().ok()?,
             end,
+            table: None,
         },
         pid: pid.parse().ok()?,
         device: (hex(major)?, hex(minor)?),
@@ -107,6 +108,7 @@ mod tests {
             write: true,
             start: 10,
             end: 14,
+            table: None,
         };
         assert_eq!((held.lock, held.pid), (lock, 19798));
         assert_eq!((held.device, held.inode), ((0xfe, 0), 10_011_042));
@@ -142,6 +144,7 @@ mod tests {
             write: true,
             start: 5,
             end: 9,
+            table: None,
         };
         assert_eq!(in_the_way(&other, &lock).unwrap(), None);
         let mut bytes = to_bytes(&lock);

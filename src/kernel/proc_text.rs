@@ -44,8 +44,24 @@ pub(crate) fn read_if_there(id: u32, name: &str) -> io::Result<Option<Vec<u8>>> 
     match read(id, name) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // It ended between the two.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// The pids of all processes.
+pub(crate) fn processes() -> io::Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        pids.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<u32>().ok()),
+        );
+    }
+    Ok(pids)
 }
 
 /// The lines of a file.

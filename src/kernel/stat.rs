@@ -25,6 +25,8 @@ pub(crate) struct Stat {
     pub(crate) start_time: u64,
     /// Field 38.
     pub(crate) exit_signal: u32,
+    /// Field 52: the wait status of a zombie; 0 where one may not know.
+    pub(crate) exit_status: i32,
 }
 
 /// The task may not start block I/O while it allocates memory; together with
@@ -71,6 +73,7 @@ impl Stat {
             times: [wide(14)?, wide(15)?, wide(16)?, wide(17)?],
             start_time: wide(22)?,
             exit_signal: narrow(38)?,
+            exit_status: number(at(52)).ok_or_else(|| malformed("field 52 of stat"))?,
         })
     }
 }
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     const TAIL: &[u8] = b" S 1 42 41 0 -1 4194560 1 2 3 4 11 12 13 14 20 0 1 0 777 \
-        0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n";
+        0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 256\n";
 
     #[test]
     fn a_comm_may_hold_anything() -> io::Result<()> {
@@ -96,6 +99,7 @@ mod tests {
         assert_eq!(stat.flags, 4_194_560);
         assert_eq!(stat.times, [11, 12, 13, 14]);
         assert_eq!((stat.start_time, stat.exit_signal), (777, 17));
+        assert_eq!(stat.exit_status, 256);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! A frozen forest of tasks.
+//! Frozen tasks. (How a whole forest is frozen: [`super::forest`].)
 //!
 //! Freezing is PTRACE_SEIZE and PTRACE_INTERRUPT for every thread, the list of
 //! threads read again until nothing new appears. A frozen thread stands at a
@@ -26,22 +26,13 @@ use crate::kernel::stat::Stat;
 
 pub use super::inject::InjectError;
 
-/// The target, frozen. Dropping it lets everything go on unharmed.
-#[derive(Debug)]
-pub struct Frozen {
-    /// Tasks, the root first, parents before children.
-    pub tasks: Vec<FrozenTask>,
-    /// When the first thread was seized.
-    pub since: Instant,
-    /// From then until everything stood still.
-    pub freezing: Duration,
-}
-
 /// A frozen task.
 #[derive(Debug)]
 pub struct FrozenTask {
     /// Thread-group id.
     pub pid: u32,
+    /// Its parent, if that is a task of the forest too.
+    pub parent: Option<u32>,
     /// The signal that stopped it, if job control had stopped it before.
     pub stopped: Option<u32>,
     /// Its live threads, the leader first where it is alive.
@@ -54,6 +45,13 @@ pub struct FrozenTask {
     pub(super) has_ample_room: bool,
     /// Seccomp is suspended while code runs, whatever its filters say.
     pub(super) risk_seccomp: bool,
+    /// Addresses in the tail of the vDSO that tasks which share its memory
+    /// have in use.
+    pub(super) reserved: Vec<u64>,
+    /// What lies there must stay: somebody may still run it.
+    pub(super) keep_stub: bool,
+    /// Whom it shares its memory with: tasks of the forest with the same number.
+    pub(super) memory_group: Option<u32>,
 }
 
 /// A frozen thread.
@@ -110,6 +108,13 @@ pub enum FreezeError {
     /// ptrace failed.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// kcmp(2) failed.
+    #[error("find out which tasks share their memory (kcmp)")]
+    Compare {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// /proc could not be read.
     #[error("read /proc/{pid}/{file}")]
     Proc {
@@ -134,91 +139,13 @@ impl FreezeError {
     }
 }
 
-impl Frozen {
-    /// Freezes the task `pid` with all its threads within `limit`.
-    ///
-    /// The calling thread is the tracer: the task goes on when it ends.
-    pub fn freeze(pid: u32, limit: Duration) -> Result<Self, FreezeError> {
-        refuse::check(pid)?;
-        let since = Instant::now();
-        let task = FrozenTask::freeze(pid, since, limit)?;
-        Ok(Self {
-            tasks: vec![task],
-            since,
-            freezing: since.elapsed(),
-        })
-    }
-
-    /// Lets everything go on.
-    pub fn resume(self) -> Result<(), TraceError> {
-        for task in self.tasks {
-            task.resume()?;
-        }
-        Ok(())
-    }
-
-    /// Leaves everything stopped as by SIGSTOP.
-    pub fn leave_stopped(self) -> Result<(), TraceError> {
-        for task in &self.tasks {
-            // A task that stands already stays so.
-            if task.stopped.is_none() {
-                signal_task(task.pid, libc::SIGSTOP)?;
-            }
-        }
-        self.resume()
-    }
-
-    /// Ends everything and waits until it has ended.
-    pub fn kill(self) -> Result<(), TraceError> {
-        for task in &self.tasks {
-            signal_task(task.pid, libc::SIGKILL)?;
-        }
-        for mut task in self.tasks {
-            // The leader, which comes first, cannot be waited for before the
-            // others are.
-            for thread in std::mem::take(&mut task.threads).into_iter().rev() {
-                thread.reap();
-            }
-        }
-        Ok(())
-    }
-}
-
-fn signal_task(pid: u32, signal: i32) -> Result<(), TraceError> {
-    // SAFETY: kill touches no memory.
-    if unsafe { libc::kill(pid as libc::pid_t, signal) } == 0 {
-        return Ok(());
-    }
-    Err(TraceError::Request {
-        request: "kill",
-        tid: pid,
-        source: std::io::Error::last_os_error(),
-    })
-}
-
 impl FrozenTask {
-    fn freeze(pid: u32, since: Instant, limit: Duration) -> Result<Self, FreezeError> {
-        let deadline = since + limit;
-        let mut stopped = BTreeMap::new();
-        let mut group_stop = None;
-        loop {
-            let asleep = asleep::read(&new_threads(pid, &stopped)?);
-            let mut seized = seize_all(asleep)?;
-            if seized.is_empty() {
-                seized = take_replaced(&mut stopped);
-                if seized.is_empty() {
-                    break;
-                }
-            }
-            for (running, asleep) in seized {
-                let Some((thread, stop)) = await_stop(running, asleep, deadline, limit)? else {
-                    continue;
-                };
-                group_stop = group_stop.or(stop);
-                stopped.insert(thread.tid, thread);
-            }
-        }
-        let mut threads: Vec<_> = stopped.into_values().collect();
+    /// A task whose threads all stand still.
+    pub(super) fn new(
+        pid: u32,
+        stopped: Option<u32>,
+        mut threads: Vec<FrozenThread>,
+    ) -> Result<Self, FreezeError> {
         threads.sort_by_key(|t| (t.tid != pid, t.tid));
         let Some(first) = threads.first() else {
             return Err(FreezeError::Ended { pid });
@@ -228,22 +155,31 @@ impl FrozenTask {
             file: "mem",
             source,
         })?;
-        let mut task = Self {
+        Ok(Self {
             pid,
-            stopped: group_stop,
+            parent: None,
+            stopped,
             threads,
             memory,
             stub: None,
             handlers: None,
             has_ample_room: false,
             risk_seccomp: false,
-        };
-        refuse::check_frozen(&task)?;
-        task.leave_old_stub(deadline, limit)?;
-        for thread in &mut task.threads {
-            rseq::abort_section(thread, &task.memory)?;
+            reserved: Vec::new(),
+            keep_stub: false,
+            memory_group: None,
+        })
+    }
+
+    /// Makes it ready to be looked at: threads leave what a killed icecore or
+    /// the freeze itself has left them in.
+    pub(super) fn settle(&mut self, deadline: Instant, limit: Duration) -> Result<(), FreezeError> {
+        refuse::check_frozen(self)?;
+        self.leave_old_stub(deadline, limit)?;
+        for thread in &mut self.threads {
+            rseq::abort_section(thread, &self.memory)?;
         }
-        Ok(task)
+        Ok(())
     }
 
     /// A directory of /proc through which the whole task can be read, even
@@ -264,50 +200,62 @@ impl FrozenTask {
         self.memory.read(address, buffer)
     }
 
-    fn resume(mut self) -> Result<(), TraceError> {
-        self.wipe_stub();
-        self.resume_threads()
+    /// The ids of its live threads, the leader's first where it is alive.
+    pub fn tids(&self) -> Vec<u32> {
+        self.threads.iter().map(|t| t.tid).collect()
+    }
+
+    /// A live thread of it (the leader may be none).
+    pub fn a_tid(&self) -> u32 {
+        self.threads.first().map_or(self.pid, |t| t.tid)
+    }
+
+    /// Whether something went wrong inside the stub on one of its threads.
+    pub(super) fn is_astray(&self) -> bool {
+        self.threads.iter().any(|t| t.astray)
     }
 }
 
 impl Drop for FrozenTask {
     fn drop(&mut self) {
-        self.wipe_stub();
         // Whoever cannot be let go so has ended, or goes as its thread drops.
-        let _ = self.resume_threads();
+        let _ = self.prepare_to_leave();
+        let _ = self.detach();
     }
 }
 
-/// Threads of the task that have not been stopped yet and have not ended.
-fn new_threads(pid: u32, known: &BTreeMap<u32, FrozenThread>) -> Result<Vec<u32>, FreezeError> {
+/// Live threads of the task; none where it has ended.
+pub(super) fn live_threads(pid: u32) -> Result<Vec<u32>, FreezeError> {
     let proc_error = |source| FreezeError::Proc {
         pid,
         file: "task",
         source,
     };
+    let is_gone = |e: &std::io::Error| {
+        e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH)
+    };
     let entries = match std::fs::read_dir(format!("/proc/{pid}/task")) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(FreezeError::Ended { pid });
-        }
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
         other => other.map_err(proc_error)?,
     };
-    let mut new = Vec::new();
+    let mut live = Vec::new();
     for entry in entries {
-        let name = entry.map_err(proc_error)?.file_name();
+        let name = match entry {
+            Err(e) if is_gone(&e) => break,
+            other => other.map_err(proc_error)?.file_name(),
+        };
         let tid = name.to_str().and_then(|n| n.parse().ok());
-        if let Some(tid) = tid.filter(|tid| !known.contains_key(tid) && is_alive(*tid)) {
-            new.push(tid);
-        }
+        live.extend(tid.filter(|tid| is_alive(*tid)));
     }
-    Ok(new)
+    Ok(live)
 }
 
-fn is_alive(tid: u32) -> bool {
+pub(super) fn is_alive(tid: u32) -> bool {
     Stat::read(tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
 }
 
 /// Seizes and interrupts all, before any is waited for.
-fn seize_all(
+pub(super) fn seize_all(
     asleep: Vec<(u32, Option<Asleep>)>,
 ) -> Result<Vec<(Running, Option<Asleep>)>, FreezeError> {
     let mut seized = Vec::with_capacity(asleep.len());
@@ -352,7 +300,9 @@ fn seize(tid: u32) -> Result<Option<Running>, FreezeError> {
 /// Takes out threads that are no longer what they were when they stopped. Where
 /// a thread that does not lead executes a program, it goes on under the
 /// leader's id, and everyone else ends, stopped or not.
-fn take_replaced(stopped: &mut BTreeMap<u32, FrozenThread>) -> Vec<(Running, Option<Asleep>)> {
+pub(super) fn take_replaced(
+    stopped: &mut BTreeMap<u32, FrozenThread>,
+) -> Vec<(Running, Option<Asleep>)> {
     let replaced: Vec<_> = stopped
         .values()
         .filter(|thread| !thread.stands())
@@ -367,8 +317,12 @@ fn take_replaced(stopped: &mut BTreeMap<u32, FrozenThread>) -> Vec<(Running, Opt
     replaced.into_iter().map(running).collect()
 }
 
+/// How long a thread that does not stop is waited for before it is looked
+/// whether it still could.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// Waits until a thread stands still; `None` where it has ended.
-fn await_stop(
+pub(super) fn await_stop(
     running: Running,
     asleep: Option<Asleep>,
     deadline: Instant,
@@ -377,8 +331,14 @@ fn await_stop(
     let tid = running.tid();
     let mut running = running;
     loop {
-        let (stopped, stop) = match running.wait_until(deadline) {
+        let (stopped, stop) = match running.wait_until(deadline.min(Instant::now() + PATIENCE)) {
             Ok(Ok(stopped)) => stopped,
+            // A leader that has ended is not told of before all others have.
+            Ok(Err(_)) if !is_alive(tid) => return Ok(None),
+            Ok(Err(still)) if Instant::now() < deadline => {
+                running = still;
+                continue;
+            }
             Ok(Err(_)) => {
                 let why = asleep::describe(tid);
                 return Err(FreezeError::Timeout { tid, limit, why });
@@ -443,7 +403,7 @@ impl FrozenThread {
     }
 
     /// Whether it still stands where it has stopped.
-    fn stands(&self) -> bool {
+    pub(super) fn stands(&self) -> bool {
         let registers = self.stopped.as_ref().map(Stopped::registers);
         let Some(Ok(now)) = registers else {
             return false;
@@ -507,7 +467,7 @@ impl FrozenThread {
     }
 
     /// Waits until it, killed, has ended, and lets its parent know.
-    fn reap(mut self) {
+    pub(super) fn reap(mut self) {
         self.stopped = None;
         // SAFETY: no status is asked for.
         while unsafe { libc::waitpid(self.tid as i32, std::ptr::null_mut(), libc::__WALL) } == -1

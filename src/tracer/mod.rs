@@ -4,6 +4,7 @@ pub mod allowed;
 mod asleep;
 mod bpf;
 pub mod fault;
+pub mod forest;
 pub mod freeze;
 pub mod guardian;
 pub mod inject;
@@ -23,7 +24,8 @@ pub mod stub;
 mod tails;
 mod timeout;
 
-pub use freeze::{FreezeError, Frozen, FrozenTask, FrozenThread};
+pub use forest::{Frozen, Zombie};
+pub use freeze::{FreezeError, FrozenTask, FrozenThread};
 pub use guardian::{Guardian, Undo};
 pub use inject::InjectError;
 pub(crate) use script::args;

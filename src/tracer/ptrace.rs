@@ -350,6 +350,19 @@ fn wait_for(tid: u32, block: bool) -> Result<Option<Stop>, TraceError> {
     }
 }
 
+/// Tells the parent of a tracee that has ended, which its tracer keeps it from
+/// until then. Does nothing where it has not.
+pub fn reap(tid: u32) {
+    if !matches!(wait_for(tid, false), Err(TraceError::Gone(_))) {
+        return;
+    }
+    // SAFETY: no status is asked for.
+    unsafe {
+        let flags = libc::__WALL | libc::WNOHANG;
+        libc::waitpid(tid as libc::pid_t, std::ptr::null_mut(), flags);
+    }
+}
+
 fn decode(status: u32) -> Stop {
     let signal = status & 0xff;
     match status >> 8 {

@@ -17,11 +17,18 @@ use super::stub::StubPlace;
 use super::timeout::{Kept, Place, Timeout};
 
 impl FrozenTask {
-    /// Lets all threads go, each with what remains of its wait now.
-    pub(super) fn resume_threads(&mut self) -> Result<(), super::ptrace::TraceError> {
+    /// Makes every thread ready to go on: the stub is taken away, and each
+    /// call that is issued again gets what remains of its wait now.
+    pub(super) fn prepare_to_leave(&mut self) -> Result<(), super::ptrace::TraceError> {
+        self.wipe_stub();
         for index in 0..self.threads.len() {
             self.give_rest(index)?;
         }
+        Ok(())
+    }
+
+    /// Lets all threads go.
+    pub(super) fn detach(&mut self) -> Result<(), super::ptrace::TraceError> {
         for thread in std::mem::take(&mut self.threads) {
             match thread.detach() {
                 // It was killed while it was frozen.
@@ -30,6 +37,11 @@ impl FrozenTask {
             }
         }
         Ok(())
+    }
+
+    /// Addresses that calls of its threads may have their time-outs at.
+    pub(super) fn addresses_in_use(&self) -> impl Iterator<Item = u64> + use<'_> {
+        self.threads.iter().flat_map(FrozenThread::pointers)
     }
 
     fn give_rest(&mut self, index: usize) -> Result<(), super::ptrace::TraceError> {
@@ -98,7 +110,7 @@ impl FrozenTask {
     }
 
     fn is_lent(&self, slot: u64) -> bool {
-        self.threads.iter().any(|t| t.may_point_at(slot))
+        self.reserved.contains(&slot) || self.threads.iter().any(|t| t.may_point_at(slot))
     }
 
     /// Zeroes the slots that no thread's call points at any more.
@@ -118,8 +130,12 @@ impl FrozenThread {
     /// Whether an argument that can be a time-out is this address: of the call
     /// the thread is in, or of one that it is about to make again.
     fn may_point_at(&self, slot: u64) -> bool {
+        self.pointers().contains(&slot)
+    }
+
+    fn pointers(&self) -> [u64; 3] {
         let r = &self.registers;
-        [r.rdx, r.r10, r.r8].contains(&slot)
+        [r.rdx, r.r10, r.r8]
     }
 }
 

@@ -166,7 +166,7 @@ impl FrozenTask {
     /// Zeroes the stub, unless a thread may still be inside.
     pub(super) fn wipe_stub(&mut self) {
         let Some(place) = self.stub else { return };
-        if self.threads.is_empty() || self.threads.iter().any(|t| t.astray) {
+        if self.keep_stub || self.threads.is_empty() || self.is_astray() {
             return;
         }
         self.wipe_slots(place);

@@ -18,7 +18,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         watching("epoll-stale", stale),
         Victim::refused(
             "epoll-in-flight",
-            "which no descriptor of the task refers to any more",
+            "which no descriptor of any task refers to any more",
             in_flight,
         ),
     ]
@@ -153,19 +153,19 @@ fn stale(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
-/// What it watches is held by nobody but a socket's queue.
+/// What it watches is held by nobody but a process that is none of ours.
 fn in_flight(stage: &mut Stage) -> Result<(), String> {
     let ep = instance()?;
     let pipe = rustix::pipe::pipe().map_err(text("pipe"))?;
     watch(&ep, &pipe.0, EventFlags::IN, 1)?;
-    let child = std::process::Command::new("sleep")
-        .arg("20")
+    let left_alone = std::process::Command::new("sh")
+        .args(["-c", "exec 3<&0; sleep 20 <&3 &"])
         .stdin(pipe.0)
-        .spawn()
-        .map_err(text("start sleep"))?;
+        .status();
+    left_alone.map_err(text("start sleep"))?;
     while stage.next()? {
         same("ready", &ready(&ep)?, &vec![])?;
     }
-    drop((child, pipe.1));
+    drop(pipe.1);
     Ok(())
 }

@@ -1,16 +1,22 @@
-//! What a single task may be bound to and cannot be carried: each refused by
-//! name, with no harm to it.
+//! Trees that are dumped while they go on, and what a task may be bound to
+//! that cannot be carried: each refused by name, with no harm to it.
 
 use std::process::{Child, Command};
 
-use crate::harness::{Stage, Victim};
+use crate::harness::{Mode, Stage, Victim};
 use crate::sys::{at, call, to};
 
 pub(crate) fn victims() -> Vec<Victim> {
     let refused = [
-        Victim::refused("kin-child", "it has a child: pid", child),
-        Victim::refused("kin-zombie", "ended and was not waited for", zombie),
-        Victim::refused("kin-memory", "it shares memory", shared_memory),
+        Victim::new("kin-child", child).only(&[Mode::Running, Mode::Failed]),
+        Victim::new("kin-tree", tree).only(&[Mode::Running, Mode::Failed]),
+        Victim::new("kin-zombie", zombie).only(&[Mode::Running, Mode::Failed]),
+        Victim::new("kin-memory", shared_memory).only(&[Mode::Running, Mode::Failed]),
+        Victim::refused(
+            "kin-memory-outside",
+            "it shares memory, working directory and root with pid",
+            shared_with_sibling,
+        ),
         Victim::refused(
             "kin-namespaces",
             "other namespaces than icecore: net, uts",
@@ -47,6 +53,46 @@ fn child(stage: &mut Stage) -> Result<(), String> {
     waited
 }
 
+/// A shell with a pipeline, a job of its own that is stopped, and a child of a
+/// child.
+fn tree(stage: &mut Stage) -> Result<(), String> {
+    const SCRIPT: &str = "sleep 300 | sleep 300 & setsid sh -c 'sleep 300; :' & \
+         sleep 300 & kill -STOP $!; wait";
+    let shell = Command::new("sh").args(["-c", SCRIPT]).spawn();
+    let mut shell = shell.map_err(|e| e.to_string())?;
+    let complete = |found: &[(u32, bool)]| found.len() == 5 && found.iter().any(|f| f.1);
+    let mut before = below(shell.id())?;
+    while !complete(&before) {
+        std::thread::yield_now();
+        before = below(shell.id())?;
+    }
+    while stage.next()? {
+        let after = below(shell.id())?;
+        if after != before {
+            return Err(format!("{before:?} became {after:?}"));
+        }
+    }
+    for (pid, _) in before.into_iter().rev() {
+        call("kill", libc::SYS_kill, &[pid.into(), libc::SIGKILL as u64])?;
+    }
+    let _ = shell.kill();
+    shell.wait().map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+/// All descendants, each with its state: stopped or not.
+fn below(pid: u32) -> Result<Vec<(u32, bool)>, String> {
+    let read = |path: String| std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"));
+    let mut found = Vec::new();
+    for child in read(format!("/proc/{pid}/task/{pid}/children"))?.split_whitespace() {
+        let child: u32 = child.parse().map_err(|e| format!("{child}: {e}"))?;
+        let stopped = read(format!("/proc/{child}/stat"))?.contains(") T ");
+        found.push((child, stopped));
+        found.extend(below(child)?);
+    }
+    Ok(found)
+}
+
 fn zombie(stage: &mut Stage) -> Result<(), String> {
     let mut child = sleeper()?;
     child.kill().map_err(|e| e.to_string())?;
@@ -60,6 +106,15 @@ fn zombie(stage: &mut Stage) -> Result<(), String> {
 
 /// A process that is no thread but has our memory, as vfork makes.
 fn shared_memory(stage: &mut Stage) -> Result<(), String> {
+    sharing(stage, libc::CLONE_VM)
+}
+
+/// The same as a child of our parent, which is outside the dump.
+fn shared_with_sibling(stage: &mut Stage) -> Result<(), String> {
+    sharing(stage, libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_PARENT)
+}
+
+fn sharing(stage: &mut Stage, flags: i32) -> Result<(), String> {
     extern "C" fn pause(_: *mut libc::c_void) -> i32 {
         loop {
             // SAFETY: takes nothing and touches no memory.
@@ -70,13 +125,16 @@ fn shared_memory(stage: &mut Stage) -> Result<(), String> {
     let top = stack.as_mut_ptr_range().end.cast();
     // SAFETY: the stack is nobody else's for ever, and `pause` uses nothing of
     // what it shares with us.
-    let pid = unsafe { libc::clone(pause, top, libc::CLONE_VM, std::ptr::null_mut()) };
+    let pid = unsafe { libc::clone(pause, top, flags, std::ptr::null_mut()) };
     if pid < 0 {
         return Err(format!("clone: {}", std::io::Error::last_os_error()));
     }
     let waited = wait(stage);
     call("kill", libc::SYS_kill, &[pid as u64, libc::SIGKILL as u64])?;
     const WALL: u64 = 0x4000_0000;
+    if flags & libc::CLONE_PARENT != 0 {
+        return waited;
+    }
     call("wait4", libc::SYS_wait4, &[pid as u64, 0, WALL, 0])?;
     waited
 }

@@ -345,10 +345,12 @@ fn shared(stage: &mut Stage) -> Result<(), String> {
     gets("data", &other, Ok(b"for whom"))
 }
 
+/// A process that is no child of ours for long.
 fn sleeper(stdin: OwnedFd) -> Result<(), String> {
-    let mut sleep = Command::new("sleep");
-    sleep.arg("20").stdin(stdin).stdout(Stdio::null());
-    sleep.spawn().map(drop).map_err(text("start sleep"))
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<&0; sleep 20 <&3 &"]);
+    shell.stdin(stdin).stdout(Stdio::null());
+    shell.status().map(drop).map_err(text("start sleep"))
 }
 
 fn idle(stage: &mut Stage) -> Result<(), String> {

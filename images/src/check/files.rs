@@ -78,7 +78,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
     if let Some(owner) = &file.owner {
         file_owner(owner)?;
     }
-    lock::locks(file)?;
+    lock::locks(image, file)?;
     match &file.kind {
         FileKind::Regular(f) => file_ref(image, "a regular file", f, &[REGULAR]),
         FileKind::Directory(f) => file_ref(image, "a directory", f, &[DIRECTORY]),

@@ -104,6 +104,7 @@ fn lock(kind: LockKind, write: bool, start: u64, end: u64) -> FileLock {
         write,
         start,
         end,
+        table: (kind == LockKind::Posix).then_some(FdTableId(0)),
     }
 }
 
