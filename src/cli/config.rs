@@ -14,6 +14,8 @@ use clap::{Arg, Command};
 
 use super::{CliError, Words};
 
+const SYSTEM: &str = "/etc/icecore/default.conf";
+
 /// Puts the options of the default files before those of the command line.
 pub(crate) fn with_defaults(words: Words, icecore: &Command) -> Result<Words, CliError> {
     if words.iter().any(|word| word == "--no-default-config") {
@@ -24,10 +26,29 @@ pub(crate) fn with_defaults(words: Words, icecore: &Command) -> Result<Words, Cl
     };
     let mut defaults = Words::new();
     for file in files() {
-        defaults.extend(read(&file, icecore, &words[at])?);
+        match read(&file, icecore, &words[at]) {
+            // HOME may be somebody else's, as under sudo: then it is their file.
+            Err(CliError::Config { path, source }) if is_others(&path, &source) => {
+                let path = path.display();
+                warn(&format!("{path}: {source}; going on without it"));
+            }
+            words => defaults.extend(words?),
+        }
     }
     let (before, after) = words.split_at(at + 1);
     Ok([before, &defaults, after].concat())
+}
+
+/// Whether this is a user's file that we may not read. (One of the system's that
+/// we may not read is a mistake of whoever put it there.)
+fn is_others(file: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && file != Path::new(SYSTEM)
+}
+
+/// Nothing is set up yet that would print it otherwise.
+#[allow(clippy::print_stderr)]
+fn warn(text: &str) {
+    eprintln!("warning: {text}");
 }
 
 fn is_subcommand(icecore: &Command, word: &OsString) -> bool {
@@ -36,7 +57,7 @@ fn is_subcommand(icecore: &Command, word: &OsString) -> bool {
 
 fn files() -> Vec<PathBuf> {
     let home = std::env::home_dir().map(|home| home.join(".icecore/default.conf"));
-    [Some(PathBuf::from("/etc/icecore/default.conf")), home]
+    [Some(PathBuf::from(SYSTEM)), home]
         .into_iter()
         .flatten()
         .collect()

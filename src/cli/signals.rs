@@ -12,9 +12,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, iterator::Signals, low_level};
 
 use super::CliError;
+use crate::kernel::proc_text;
 use crate::observer::Cancel;
 
 const CAUGHT: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Those of them that are not ignored: what nohup or a shell's `&` has made so
+/// stays so.
+fn not_ignored() -> impl Iterator<Item = i32> {
+    let status = proc_text::read(std::process::id(), "status").unwrap_or_default();
+    let ignored = proc_text::field(&status, "SigIgn").and_then(proc_text::hex);
+    let ignored = ignored.unwrap_or(0);
+    let is_ignored = move |signal: &i32| ignored & (1 << (signal - 1)) != 0;
+    CAUGHT.into_iter().filter(move |signal| !is_ignored(signal))
+}
 
 /// Signals that lead to a [`Cancel`], as long as it lives.
 #[derive(Debug)]
@@ -31,7 +42,7 @@ impl Drop for Caught {
 /// Lets signals cancel an operation.
 pub(crate) fn cancel_on_signal(cancel: &Cancel) -> Result<Caught, CliError> {
     let mut caught = Caught(Vec::new());
-    for signal in CAUGHT {
+    for signal in not_ignored() {
         // In this order: the second signal finds the flag set and ends us.
         for register in [flag::register_conditional_default, flag::register] {
             let id = register(signal, cancel.flag());
@@ -50,7 +61,7 @@ pub(crate) fn cancel_on_signal(cancel: &Cancel) -> Result<Caught, CliError> {
 
 /// Passes signals on to `pid` from now on.
 pub(crate) fn forward_to(pid: Pid) -> Result<(), CliError> {
-    let signals = Signals::new(CAUGHT).map_err(|source| CliError::Signals { source })?;
+    let signals = Signals::new(not_ignored()).map_err(|source| CliError::Signals { source })?;
     let forward = move || forward(signals, pid);
     let thread = std::thread::Builder::new().name("signals".to_owned());
     let started = thread.spawn(forward);

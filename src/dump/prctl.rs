@@ -28,6 +28,7 @@ pub(super) struct ThreadAsked {
     numa_nodes: Buffer,
     numa: Call,
     keyring: Call,
+    timer_slack: Call,
 }
 
 /// Asks for what the thread alone can tell.
@@ -52,6 +53,7 @@ pub(super) fn ask_thread(script: &mut Script) -> ThreadAsked {
             args![numa_mode, numa_nodes, NODES],
         ),
         keyring: ask_keyring(script, KEY_SPEC_THREAD_KEYRING),
+        timer_slack: script.call("read the timer slack", PRCTL, [pr::PR_GET_TIMERSLACK]),
     }
 }
 
@@ -87,6 +89,11 @@ impl ThreadAsked {
     /// `set_tid_address`.
     pub(super) fn tid_address(&self, outcome: &Outcome) -> u64 {
         outcome.u64_at(self.tid_address, 0)
+    }
+
+    /// Nanoseconds.
+    pub(super) fn timer_slack(&self, outcome: &Outcome) -> u64 {
+        outcome.result(self.timer_slack).unwrap_or_default()
     }
 
     /// Whether the thread has a keyring of its own.

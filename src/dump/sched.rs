@@ -1,5 +1,5 @@
-//! Scheduling: policy, priorities, affinity, timer slack, autogroup; all of it
-//! can be read from outside.
+//! Scheduling: policy, priorities, affinity, autogroup, which can be read from
+//! outside. (Timer slack cannot without CAP_SYS_NICE: the thread is asked.)
 
 use std::io;
 
@@ -27,7 +27,8 @@ pub(super) fn collect(tid: u32) -> io::Result<SchedState> {
         util_max: clamped.map(|c| c.1),
         affinity: affinity(tid)?,
         io_priority: io_priority(tid)?,
-        timer_slack_ns: timer_slack(tid)?,
+        // The thread itself is asked: see prctl.
+        timer_slack_ns: 0,
     })
 }
 
@@ -47,17 +48,6 @@ fn runtime(attr: &SchedAttr) -> io::Result<u64> {
 fn clamps(attr: &SchedAttr) -> Option<(u32, u32)> {
     let clamps = (attr.util_min, attr.util_max);
     (clamps != (0, 0) && clamps != UNCLAMPED).then_some(clamps)
-}
-
-fn timer_slack(tid: u32) -> io::Result<u64> {
-    let text = proc_text::read(tid, "timerslack_ns").map_err(|e| match e.kind() {
-        io::ErrorKind::PermissionDenied => {
-            let needs = "CAP_SYS_NICE is missing: reading another thread's timer slack needs it";
-            io::Error::new(e.kind(), needs)
-        }
-        _ => e,
-    })?;
-    number(&text).ok_or_else(|| malformed("timerslack_ns"))
 }
 
 /// `/autogroup-8 nice 0`; empty for a task outside any, absent in a kernel

@@ -191,6 +191,7 @@ fn inspect_thread(
     thread.alt_stack = signals::answer_alt_stack(alt_stack, &outcome);
     creds::answer(&mut thread.creds, securebits, &outcome);
     controls.answer(&outcome, &mut thread.controls);
+    thread.sched.timer_slack_ns = controls.timer_slack(&outcome);
     thread.clear_child_tid = controls.tid_address(&outcome);
     if controls.has_keyring(&outcome) {
         let place = Place::Thread {

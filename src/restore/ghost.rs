@@ -3,8 +3,9 @@
 //! A nameless file is made nameless (O_TMPFILE) in the directory it once had
 //! its name in: no name appears even for a moment, nothing is left if icecore
 //! dies, and the directory's times stay. What differs is the name
-//! `/proc/PID/fd` shows (`#INODE (deleted)`). Only an unlinked directory, and
-//! a file system without O_TMPFILE, need a name for an instant.
+//! `/proc/PID/fd` shows (`#INODE (deleted)`): not worth a file that others may
+//! come across. Only an unlinked directory, and a file system without O_TMPFILE,
+//! need a name for an instant; the directory gets the one it had.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,10 +17,11 @@ use icecore_images::PageReader;
 use icecore_images::ids::GhostId;
 use icecore_images::pages::{PAGE_SIZE, PageSource};
 use icecore_images::regular::GhostFile;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::RestoreContext;
+use super::momentary::Momentary;
 use crate::blocker::Place;
 use crate::error::RestoreError;
 use crate::kernel::xattr;
@@ -74,24 +76,29 @@ pub(crate) fn create_all(
     pages: &PageReader,
 ) -> Result<Ghosts, RestoreError> {
     let mut fds = Vec::new();
+    let mut momentary = Momentary::default();
     for ghost in &ctx.image.ghosts {
-        let fd = create(ghost, pages).map_err(|source| RestoreError::Rebuild {
+        let fd = create(ghost, pages, &mut momentary);
+        fds.push(fd.map_err(|source| RestoreError::Rebuild {
             what: format!("deleted file {}", ghost.path),
             source,
-        })?;
-        fds.push(fd);
+        })?);
     }
     Ok(Ghosts { fds })
 }
 
-fn create(ghost: &GhostFile, pages: &PageReader) -> std::io::Result<OwnedFd> {
+fn create(
+    ghost: &GhostFile,
+    pages: &PageReader,
+    momentary: &mut Momentary,
+) -> std::io::Result<OwnedFd> {
     let dir = home(ghost).ok_or(Errno::NOENT)?;
     if ghost.mode & libc::S_IFMT == libc::S_IFDIR {
-        let fd = unlinked_directory(&dir)?;
+        let fd = unlinked_directory(&dir, ghost, momentary)?;
         dress(&fd, ghost)?;
         return Ok(fd);
     }
-    let file = File::from(unlinked_file(&dir)?);
+    let file = File::from(unlinked_file(&dir, momentary)?);
     fill(&file, ghost, pages)?;
     dress(&file, ghost)?;
     // Nobody may hold it open for writing where it is a program.
@@ -99,58 +106,58 @@ fn create(ghost: &GhostFile, pages: &PageReader) -> std::io::Result<OwnedFd> {
         .or_else(|_| reopen(&file, OFlags::RDONLY))?)
 }
 
+fn path_of(ghost: &GhostFile) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(&ghost.path.0))
+}
+
 /// The directory the ghost had its name in, or the nearest above that exists.
 fn home(ghost: &GhostFile) -> Option<PathBuf> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&ghost.path.0));
-    let mut above = path.ancestors().skip(1).filter(|dir| dir.is_absolute());
+    let mut above = path_of(ghost)
+        .ancestors()
+        .skip(1)
+        .filter(|dir| dir.is_absolute());
     above.find(|dir| dir.is_dir()).map(Path::to_owned)
 }
 
-fn unlinked_file(dir: &Path) -> std::io::Result<OwnedFd> {
+fn unlinked_file(dir: &Path, momentary: &mut Momentary) -> std::io::Result<OwnedFd> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, dir, flags, mode) {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
         done => return Ok(done?),
     }
-    with_times_kept(dir, |name| {
+    momentary.file(&own_name(dir), |name| {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, name, flags, mode)?;
-        rustix::fs::unlink(name)?;
-        Ok(fd)
+        rustix::fs::openat(CWD, name, flags, mode)
     })
 }
 
-fn unlinked_directory(dir: &Path) -> std::io::Result<OwnedFd> {
-    with_times_kept(dir, |name| {
+/// A directory that shows the name it once had, if nobody has that now.
+fn unlinked_directory(
+    dir: &Path,
+    ghost: &GhostFile,
+    momentary: &mut Momentary,
+) -> std::io::Result<OwnedFd> {
+    let make = |name: &Path| {
         rustix::fs::mkdir(name, Mode::RWXU)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, name, flags, Mode::empty());
-        rustix::fs::rmdir(name)?;
-        Ok(fd?)
-    })
+        rustix::fs::openat(CWD, name, flags, Mode::empty())
+    };
+    let once = path_of(ghost);
+    let free = || rustix::fs::lstat(once).err() == Some(Errno::NOENT);
+    if once.parent() == Some(dir) && free() {
+        match momentary.directory(once, make) {
+            // Somebody was faster.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            done => return done,
+        }
+    }
+    momentary.directory(&own_name(dir), make)
 }
 
-/// Runs `make` with a name in `dir` that nobody uses, and puts the directory's
-/// access and modification times back.
-fn with_times_kept(
-    dir: &Path,
-    make: impl FnOnce(&Path) -> std::io::Result<OwnedFd>,
-) -> std::io::Result<OwnedFd> {
-    let before = rustix::fs::stat(dir)?;
-    let made = make(&dir.join(format!(".icecore-{}", std::process::id())))?;
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: before.st_atime,
-            tv_nsec: before.st_atime_nsec as i64,
-        },
-        last_modification: Timespec {
-            tv_sec: before.st_mtime,
-            tv_nsec: before.st_mtime_nsec as i64,
-        },
-    };
-    rustix::fs::utimensat(CWD, dir, &times, AtFlags::empty())?;
-    Ok(made)
+/// A name in `dir` that nobody else would use.
+fn own_name(dir: &Path) -> PathBuf {
+    dir.join(format!(".icecore-{}", std::process::id()))
 }
 
 fn fill(file: &File, ghost: &GhostFile, pages: &PageReader) -> std::io::Result<()> {

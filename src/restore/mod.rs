@@ -45,6 +45,7 @@ mod mapped;
 pub(crate) mod memory;
 mod memory_plan;
 mod mm;
+mod momentary;
 mod namespace;
 mod new_pid;
 mod numbers;

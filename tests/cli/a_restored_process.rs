@@ -53,6 +53,28 @@ fn gets_the_signals_of_icecore_in_the_foreground() -> Result {
 }
 
 #[test]
+fn outlives_a_hangup_that_nohup_has_icecore_ignore() -> Result {
+    let mut target = program("import time, sys; time.sleep(1); sys.exit(42)")?;
+    asleep(&target)?;
+    let scratch = Scratch::new()?;
+    target.dump(&scratch.images(), &[])?;
+    let restore = Icecore::by(scratch.path(), Command::new("nohup"), "restore");
+    let restore = restore.arg("-D").arg(scratch.images());
+    let restore = restore.args(["--pidfile", "pidfile"]).start()?;
+    let pidfile = scratch.images().join("pidfile");
+    common::wait::until("the target to run", common::wait::LIMIT, || {
+        Ok(pidfile.exists().then_some(()))
+    })?;
+    let pid = rustix::process::Pid::from_raw(restore.pid().cast_signed()).ok_or("no pid")?;
+    rustix::process::kill_process(pid, Signal::HUP).map_err(|e| e.to_string())?;
+    let done = restore.finish()?;
+    match done.status.code() {
+        Some(42) => Ok(()),
+        _ => Err(done.describe("should have ended with 42")),
+    }
+}
+
+#[test]
 fn is_a_child_of_icecores_caller_when_asked() -> Result {
     let (scratch, mut target) = (Scratch::new()?, sleeper()?);
     target.dump(&scratch.images(), &[])?;

@@ -9,6 +9,7 @@ mod another_machine;
 mod bad_directory;
 mod bad_target;
 mod options;
+mod privileges;
 mod programs_rely_on;
 
 use std::fs;

@@ -58,7 +58,8 @@ impl Icecore {
         Self::through(scratch, wrapper, subcommand)
     }
 
-    fn through(scratch: &Path, mut command: Command, subcommand: &str) -> Self {
+    /// The same, by a command that ends with the program to be run.
+    pub(crate) fn through(scratch: &Path, mut command: Command, subcommand: &str) -> Self {
         command.arg(subcommand).arg("--no-default-config");
         command.stdin(Stdio::null());
         Self {

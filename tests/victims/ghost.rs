@@ -18,9 +18,7 @@ pub(crate) fn victims() -> Vec<Victim> {
             .allow("fd/*/link")
             .allow("fd/*/flags"),
         Victim::new("ghost-linked", linked).allow("fd/*/link"),
-        Victim::new("ghost-directory", directory)
-            .allow("fd/*/link")
-            .allow("cwd"),
+        Victim::new("ghost-directory", directory),
         Victim::new("ghost-homeless", homeless).allow("fd/*/link"),
         Victim::refused("ghost-large", "more than the limit of 65536", large)
             .dump_args(&["--ghost-limit", "64K"]),
