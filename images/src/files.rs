@@ -7,6 +7,7 @@ use crate::device::DeviceState;
 use crate::epoll::EpollState;
 use crate::eventfd::EventFdState;
 use crate::ids::{DescriptionId, FdTableId, FsId, ShmemId};
+use crate::inet::InetSocketState;
 use crate::inotify::InotifyState;
 use crate::lock::FileLock;
 use crate::pidfd::PidFdState;
@@ -80,6 +81,8 @@ pub enum FileKind {
     Unix(UnixSocketState),
     /// A connection whose other end lies outside the dump.
     Connection(ConnectionState),
+    /// A socket of AF_INET or AF_INET6.
+    Inet(InetSocketState),
 }
 
 /// A descriptor table.

@@ -349,6 +349,30 @@ fn descriptors() {
             "open file description 10: refers to pipe 9, which is not in the image",
         ),
         (
+            |c| {
+                if let FileKind::Inet(socket) = &mut c.files[11].kind {
+                    socket.local = None;
+                }
+            },
+            "open file description 11: it listens without an address",
+        ),
+        (
+            |c| {
+                if let FileKind::Inet(socket) = &mut c.files[12].kind {
+                    socket.v6 = false;
+                }
+            },
+            "open file description 12: a socket has an address of another family",
+        ),
+        (
+            |c| {
+                if let FileKind::Inet(socket) = &mut c.files[11].kind {
+                    socket.socket.options[0].value = ByteString(vec![0; 300]);
+                }
+            },
+            "open file description 11: 300 bytes of a socket option, where 0 to 256 are possible",
+        ),
+        (
             |c| c.pipes[0].capacity = 5000,
             "pipe 0: capacity has the unknown value 0x1388",
         ),

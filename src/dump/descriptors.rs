@@ -17,7 +17,7 @@ use super::descriptor::{Descriptor, Table, read_error};
 use super::kin::Sharing;
 use super::{
     connection, device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside,
-    path_only, pidfd, pipe, proc_file, signalfd, timerfd, unix,
+    path_only, pidfd, pipe, proc_file, signalfd, socket, timerfd, unix,
 };
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -205,7 +205,7 @@ fn describe(
         return path_only::describe(ctx, d);
     }
     match d.format() {
-        libc::S_IFSOCK => unix::describe(ctx, all, at),
+        libc::S_IFSOCK => socket::carry(ctx, all, at),
         libc::S_IFIFO => pipe::describe(ctx, all, at),
         libc::S_IFCHR => device::describe(ctx, d),
         _ if proc_file::is_one(d) => proc_file::describe(ctx, d),

@@ -24,6 +24,8 @@ mod eventfd;
 pub(crate) mod file_ref;
 mod fs_state;
 pub(crate) mod ghost;
+mod inet;
+mod inet_queue;
 mod inotify;
 mod lock;
 pub(crate) mod members;
@@ -42,6 +44,7 @@ mod regular;
 pub(crate) mod shmem;
 mod signalfd;
 mod socket;
+mod socket_state;
 pub(crate) mod state;
 mod timerfd;
 mod vma;
@@ -92,7 +95,7 @@ use crate::observer::{Moment, Stage};
 use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
 use crate::tracer::keeper::Keeper;
-use crate::tracer::{Frozen, FrozenTask};
+use crate::tracer::{Frozen, FrozenTask, Guardian};
 use kin::Sharing;
 use members::Members;
 use stopwatch::Stopwatch;
@@ -329,6 +332,8 @@ pub(crate) struct DumpContext<'a> {
     /// There are connections to be kept, but the target goes on and keeps them
     /// itself.
     pub(crate) goes_on_with_its_own: bool,
+    /// Undoes what is changed of the living target's sockets.
+    guardian: Option<Guardian>,
 }
 
 /// The objects that tasks share, as they are discovered.
@@ -367,11 +372,23 @@ impl<'a> DumpContext<'a> {
             frozen_since: None,
             keep: Vec::new(),
             goes_on_with_its_own: false,
+            guardian: None,
         }
     }
 }
 
 impl DumpContext<'_> {
+    /// The guardian of what is changed of the living target: told before,
+    /// and made to forget what has been put back. What it has not been made to
+    /// forget it undoes when the dump is over.
+    pub(crate) fn guardian(&mut self) -> std::io::Result<&mut Guardian> {
+        let guardian = match self.guardian.take() {
+            Some(guardian) => guardian,
+            None => Guardian::spawn()?,
+        };
+        Ok(self.guardian.insert(guardian))
+    }
+
     /// Notes something that cannot be carried over.
     pub(crate) fn block(&mut self, place: Place, problem: String, help: Option<&str>) {
         self.blockers.push(Blocker {

@@ -1,10 +1,15 @@
-//! Sockets that are not carried, named with all that identifies the other end.
+//! Sockets: which room carries one. Those that none does are named with all that
+//! identifies the other end.
 
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use super::outside;
+use icecore_images::files::FileKind;
+
+use super::descriptors::Collection;
+use super::{DumpContext, inet, outside, unix};
+use crate::error::DumpError;
 
 /// The name of a socket without one.
 pub(super) const NO_ADDRESS: &str = "no address";
@@ -14,6 +19,23 @@ pub(super) const NO_ADDRESS: &str = "no address";
 pub(super) struct Said {
     pub(super) problem: String,
     pub(super) help: String,
+}
+
+/// A socket of any family.
+pub(super) fn carry(
+    ctx: &mut DumpContext<'_>,
+    all: &mut Collection,
+    at: usize,
+) -> Result<Option<FileKind>, DumpError> {
+    // Before there are duplicates of ours.
+    if all.socket_holders.is_none() {
+        all.socket_holders = Some(unix::holders(ctx, all));
+    }
+    let socket = all.descriptors[at].duplicate()?;
+    match sockopt::socket_domain(&socket) {
+        Ok(AddressFamily::INET | AddressFamily::INET6) => inet::describe(ctx, all, at, &socket),
+        _ => unix::describe(ctx, all, at),
+    }
 }
 
 /// Describes a socket through a duplicate of ours, of a task `pid`.

@@ -51,12 +51,9 @@ const AS_AT_FIRST: [(&str, i32); 18] = [
 /// A socket of any kind.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
-    all: &mut Collection,
+    all: &Collection,
     at: usize,
 ) -> Result<Option<FileKind>, DumpError> {
-    if all.socket_holders.is_none() {
-        all.socket_holders = Some(holders(ctx, all));
-    }
     let d = &all.descriptors[at];
     let socket = d.duplicate()?;
     let Some(end) = End::of(all, d, &socket) else {
@@ -73,7 +70,7 @@ pub(super) fn describe(
     Ok(None)
 }
 
-fn holders(ctx: &DumpContext<'_>, all: &Collection) -> Holders {
+pub(super) fn holders(ctx: &DumpContext<'_>, all: &Collection) -> Holders {
     let sockets = all.descriptors.iter().filter(|d| is_socket(d));
     let names: Vec<_> = sockets.map(|d| (d.key(), named(d))).collect();
     let keys: Vec<_> = names.iter().map(|(k, n)| (*k, n.as_str())).collect();

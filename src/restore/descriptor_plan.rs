@@ -11,8 +11,8 @@ use super::doers::Doers;
 use super::file_ref::Check;
 use super::numbers::Numbers;
 use super::{
-    RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, late, limit, lock, pipe,
-    timerfd,
+    RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, inet_plan, late, limit,
+    lock, pipe, timerfd,
 };
 use crate::blocker::Place;
 use crate::kernel::fcntl::F_OWNER_PGRP;
@@ -71,6 +71,7 @@ fn plan_file(ctx: &mut RestoreContext<'_>, file: &OpenFile) {
                 ctx.obstacle(place, format!("cannot be found: {e}"), None);
             }
         }
+        FileKind::Inet(state) => inet_plan::plan(ctx, state),
         FileKind::TimerFd(state) => {
             let alarm = timerfd::wakes_the_machine(state);
             need(
@@ -217,5 +218,6 @@ pub(super) fn name(file: &OpenFile) -> String {
             ConnectionEnd::Unix(socket) => format!("socket:[{}]", socket.inode),
             ConnectionEnd::Pipe(id) => format!("pipe {id}"),
         },
+        FileKind::Inet(state) => inet_plan::name(state),
     }
 }

@@ -33,8 +33,8 @@ use super::numbers::Numbers;
 use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
-    connection, descriptor_plan, device, epoll, eventfd, fs_state, inotify, late, lock, owner,
-    pipe, regular, signalfd, timerfd, unix,
+    connection, descriptor_plan, device, epoll, eventfd, fs_state, inet, inotify, late, lock,
+    owner, pipe, regular, signalfd, timerfd, unix,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -101,13 +101,21 @@ pub(crate) fn open_all(
     let mut pipes = pipe::Pipes::create(ctx, ghosts)?;
     let mut sockets = unix::Sockets::create(ctx)?;
     let mut taken = ctx.connections.take()?;
+    let mut inet = inet::Sockets::create(ctx)?;
     let mut fds: Vec<Option<OwnedFd>> = ctx.image.files.iter().map(|_| None).collect();
     let is_inotify = |file: &OpenFile| matches!(file.kind, FileKind::Inotify(_));
     let (last, first): (Vec<_>, Vec<_>) = ctx.image.files.iter().partition(|f| is_inotify(f));
     for file in first.into_iter().chain(last) {
-        let opened = open(file, ghosts, shmems, &mut pipes, &mut sockets, &mut taken)
-            .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
-            .map_err(|source| rebuild(file, source))?;
+        let opened = open(
+            file,
+            ghosts,
+            shmems,
+            &mut pipes,
+            (&mut sockets, &mut inet),
+            &mut taken,
+        )
+        .and_then(|fd| fd.map(|fd| numbers.lift(fd)).transpose())
+        .map_err(|source| rebuild(file, source))?;
         if let Some(slot) = fds.get_mut(file.id.0 as usize) {
             *slot = opened;
         }
@@ -139,7 +147,7 @@ fn open(
     ghosts: &Ghosts,
     shmems: &Shmems,
     pipes: &mut pipe::Pipes,
-    sockets: &mut unix::Sockets,
+    (sockets, inet): (&mut unix::Sockets, &mut inet::Sockets),
     taken: &mut connection::Taken,
 ) -> std::io::Result<Option<OwnedFd>> {
     let flags = open_flags(file.flags);
@@ -161,6 +169,7 @@ fn open(
         FileKind::MemFd(id) => regular::at(shmems.reopen(*id, flags)?, flags, file.position)?,
         FileKind::Unix(_) => sockets.open(file.id, flags)?,
         FileKind::Connection(_) => connection::open(file.id, flags, taken)?,
+        FileKind::Inet(_) => inet.open(file.id, flags)?,
     };
     Ok(Some(fd))
 }

@@ -16,6 +16,7 @@ mod epoll;
 mod eventfd;
 mod ghost;
 mod idle;
+mod inet;
 mod injection;
 mod inotify;
 mod kin;
@@ -70,6 +71,7 @@ fn all() -> Vec<Victim> {
         epoll::victims(),
         eventfd::victims(),
         ghost::victims(),
+        inet::victims(),
         inotify::victims(),
         lock::victims(),
         memfd::victims(),

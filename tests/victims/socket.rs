@@ -1,6 +1,6 @@
 //! Sockets and other descriptors that are refused, with what is said of them.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::harness::{Stage, Victim};
@@ -16,7 +16,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         ),
         Victim::refused(
             "socket-tcp",
-            "IPv4 stream socket, listening at 127.0.0.1:",
+            "IPv4 stream socket, connected (127.0.0.1:",
             tcp,
         ),
         Victim::refused(
@@ -49,17 +49,19 @@ fn listening(stage: &mut Stage) -> Result<(), String> {
 }
 
 fn tcp(stage: &mut Stage) -> Result<(), String> {
-    let socket = TcpListener::bind("127.0.0.1:0").map_err(text("bind"))?;
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(text("bind"))?;
+    let address = listener.local_addr().map_err(text("getsockname"))?;
+    let one = TcpStream::connect(address).map_err(text("connect"))?;
+    let other = listener.accept().map_err(text("accept"))?;
     while stage.next()? {}
-    drop(socket);
+    drop((one, other));
     Ok(())
 }
 
 fn several(stage: &mut Stage) -> Result<(), String> {
-    let tcp = TcpListener::bind("127.0.0.1:0").map_err(text("bind"))?;
-    let udp = UdpSocket::bind("127.0.0.1:0").map_err(text("bind"))?;
-    let file = std::fs::File::open("/dev/ptmx").map_err(text("/dev/ptmx"))?;
+    let open = || std::fs::File::open("/dev/ptmx").map_err(text("/dev/ptmx"));
+    let all = (open()?, open()?, open()?);
     while stage.next()? {}
-    drop((tcp, udp, file));
+    drop(all);
     Ok(())
 }

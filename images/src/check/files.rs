@@ -2,7 +2,7 @@
 
 use super::numbers::{bits, count, id, offset, owners, path, pid, refers, within};
 use super::problem::{At, CheckError, Found, Object, Problem};
-use super::{MAX_FD, connection, lock, timers, unix};
+use super::{MAX_FD, connection, inet, lock, timers, unix};
 use crate::checkpoint::Checkpoint;
 use crate::device::{DeviceState, is_stateless};
 use crate::epoll::EpollState;
@@ -95,6 +95,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::PidFd(p) => pidfd(image, p),
         FileKind::Unix(s) => unix::socket(image, file.id, s),
         FileKind::Connection(c) => connection::connection(image, c),
+        FileKind::Inet(s) => inet::inet(s),
     }
 }
 

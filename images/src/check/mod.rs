@@ -9,6 +9,7 @@
 mod connection;
 mod descriptors;
 mod files;
+mod inet;
 mod lock;
 mod machine;
 mod memory;

@@ -13,6 +13,7 @@ use icecore_images::epoll::{EpollState, EpollTarget};
 use icecore_images::eventfd::EventFdState;
 use icecore_images::files::{FdEntry, FdTable, FileKind, FileOwner, FsState, OpenFile};
 use icecore_images::ids::*;
+use icecore_images::inet::*;
 use icecore_images::limits::Rlimit;
 use icecore_images::lock::{FileLock, LockKind};
 use icecore_images::machine::MachineState;
@@ -25,6 +26,7 @@ use icecore_images::sched::*;
 use icecore_images::seccomp::{SeccompFilter, SeccompState};
 use icecore_images::shmem::{ShmemKind, ShmemState};
 use icecore_images::signals::*;
+use icecore_images::socket::{SocketOption, SocketState};
 use icecore_images::task::*;
 use icecore_images::thread::*;
 use icecore_images::timerfd::TimerFdState;
@@ -259,6 +261,8 @@ fn files() -> Vec<OpenFile> {
         open_file(8, 0o2, FileKind::Unix(socket(9, "half way"))),
         open_file(9, 0o2, FileKind::Unix(socket(8, "there"))),
         open_file(10, 0o2, FileKind::Connection(connection())),
+        open_file(11, 0o2, FileKind::Inet(listening())),
+        open_file(12, 0o2, FileKind::Inet(datagrams())),
     ]
 }
 
@@ -287,6 +291,61 @@ fn socket(peer: u32, queued: &str) -> UnixSocketState {
         receive_timeout_us: 1_500_000,
         uid: 1000,
         gid: 1000,
+    }
+}
+
+fn plain(inode: u64) -> SocketState {
+    SocketState {
+        inode,
+        uid: 0,
+        gid: 0,
+        options: vec![SocketOption {
+            level: 1,
+            number: 9,
+            value: ByteString(vec![1, 0, 0, 0]),
+        }],
+        filter: vec![(6, 0, 0, 7)],
+    }
+}
+
+fn listening() -> InetSocketState {
+    let (ip, port) = ([127, 0, 0, 1], 80);
+    InetSocketState {
+        socket: plain(110),
+        v6: false,
+        protocol: InetProtocol::Tcp,
+        local: Some(InetAddress::V4 { ip, port }),
+        role: InetRole::Listening { backlog: 128 },
+    }
+}
+
+fn datagrams() -> InetSocketState {
+    let mut ip = [0; 16];
+    ip[15] = 1;
+    let address = |port| InetAddress::V6 {
+        ip,
+        port,
+        flow: 0,
+        scope: 0,
+    };
+    let datagram = Datagram {
+        from: address(1000),
+        data: text("hello"),
+    };
+    InetSocketState {
+        socket: plain(111),
+        v6: true,
+        protocol: InetProtocol::Udp,
+        local: Some(address(53)),
+        role: InetRole::Datagrams(Datagrams {
+            peer: Some(address(1000)),
+            shutdown: 0,
+            queue: vec![datagram],
+            groups: vec![MulticastGroup {
+                interface: text("lo"),
+                group: address(0),
+            }],
+        }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use icecore_images::connection::{ConnectionEnd, ConnectionPolicy, ConnectionState};
 use icecore_images::files::{FdTable, FileKind, OpenFile};
 use icecore_images::ids::PipeId;
+use icecore_images::inet::{InetRole, InetSocketState};
 use icecore_images::shmem::ShmemKind;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::unix::{UnixSocketKind, UnixSocketState};
@@ -122,6 +123,7 @@ pub(in crate::cli) fn what(image: &Checkpoint, file: &OpenFile) -> String {
         FileKind::PidFd(pidfd) => format!("pidfd of {}", pidfd.pid),
         FileKind::Unix(socket) => unix(socket),
         FileKind::Connection(connection) => outside(image, connection),
+        FileKind::Inet(socket) => inet(socket),
     }
 }
 
@@ -178,6 +180,26 @@ fn unix(socket: &UnixSocketState) -> String {
     };
     let queued: usize = socket.queue.iter().map(|part| part.0.len()).sum();
     format!("unix {kind} socket, {peer}, {queued} bytes queued")
+}
+
+fn inet(socket: &InetSocketState) -> String {
+    let name = socket.protocol.name();
+    let local = match socket.local {
+        Some(local) => format!(" at {local}"),
+        None => String::new(),
+    };
+    match &socket.role {
+        InetRole::Idle => format!("{name} socket{local}"),
+        InetRole::Listening { .. } => format!("{name} socket listening{local}"),
+        InetRole::Datagrams(d) => {
+            let peer = d.peer.map_or(String::new(), |peer| format!(" to {peer}"));
+            let queued = match d.queue.len() {
+                0 => String::new(),
+                n => format!(", {n} datagrams queued"),
+            };
+            format!("{name} socket{local}{peer}{queued}")
+        }
+    }
 }
 
 fn timerfd(timer: &TimerFdState) -> String {
