@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::blocker::Blocker;
 use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
-use crate::options::{After, DumpOptions, PidPolicy, RestoreOptions};
+use crate::options::{
+    After, CgroupMode, CgroupProperties, CgroupRoot, DumpOptions, PidPolicy, RestoreOptions,
+};
 use crate::outside::OutsideRule;
 use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
 
@@ -71,6 +73,49 @@ impl Dump {
     /// process goes on, there is a keeper nevertheless.
     pub fn keep_for(mut self, limit: Duration) -> Self {
         self.options.keep_for = Some(limit);
+        self
+    }
+
+    /// What is recorded of cgroups. Not called, everything is, and a restore
+    /// may use it or not.
+    pub fn manage_cgroups(mut self, mode: CgroupMode) -> Self {
+        self.options.cgroups.mode = mode;
+        self
+    }
+
+    /// Records cgroups from here on, rather than those with tasks of the dump
+    /// in them and what is below. May be called several times.
+    pub fn cgroup_root(mut self, root: CgroupRoot) -> Self {
+        self.options.cgroups.roots.push(root);
+        self
+    }
+
+    /// Where hierarchies of cgroups are found: a directory with one for each.
+    pub fn cgroup_yard(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.options.cgroups.yard = Some(dir.into());
+        self
+    }
+
+    /// Records hierarchies of this controller and of others named so only. May
+    /// be called several times.
+    pub fn cgroup_dump_controller(mut self, controller: impl Into<String>) -> Self {
+        let selection = &mut self.options.cgroup_selection;
+        selection.controllers.push(controller.into());
+        self
+    }
+
+    /// Which properties of a controller are recorded. May be called several
+    /// times.
+    pub fn cgroup_properties(mut self, properties: CgroupProperties) -> Self {
+        let selection = &mut self.options.cgroup_selection;
+        selection.properties.push(properties);
+        self
+    }
+
+    /// Brings the process to a standstill by the cgroup of this directory
+    /// before it is traced; the cgroup is thawed again whatever happens.
+    pub fn freeze_cgroup(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.options.cgroup_selection.freeze = Some(dir.into());
         self
     }
 
@@ -198,6 +243,26 @@ impl Restore {
     /// dump has said.
     pub fn outside(mut self, rule: OutsideRule) -> Self {
         self.options.outside.push(rule);
+        self
+    }
+
+    /// What becomes of cgroups. Not called, the process stays in those of this
+    /// process, which the report says where it was in others.
+    pub fn manage_cgroups(mut self, mode: CgroupMode) -> Self {
+        self.options.cgroups.mode = mode;
+        self
+    }
+
+    /// Puts what was in or below the root of the dump in or below this cgroup.
+    /// May be called several times, for different controllers.
+    pub fn cgroup_root(mut self, root: CgroupRoot) -> Self {
+        self.options.cgroups.roots.push(root);
+        self
+    }
+
+    /// Where hierarchies of cgroups are found: a directory with one for each.
+    pub fn cgroup_yard(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.options.cgroups.yard = Some(dir.into());
         self
     }
 

@@ -38,7 +38,8 @@ pub use error::{DumpError, RestoreError};
 pub use icecore_images as images;
 pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};
 pub use options::{
-    After, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, PidPolicy, RestoreOptions,
+    After, CgroupMode, CgroupOptions, CgroupProperties, CgroupRoot, CgroupSelection,
+    CgroupSpecError, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, PidPolicy, RestoreOptions,
 };
 pub use outside::{OutsideKind, OutsideMatch, OutsidePolicy, OutsideRule, OutsideRules};
 pub use stats::{DUMP_STATS, DumpReport, DumpStats, RESTORE_STATS, RestoreReport, RestoreStats};

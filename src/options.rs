@@ -1,5 +1,7 @@
 //! What a dump and a restore can be told.
 
+mod cgroup;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +9,11 @@ use std::time::Duration;
 
 use crate::observer::{Cancel, Observer, Unobserved};
 use crate::outside::OutsideRules;
+
+pub(crate) use cgroup::is_called;
+pub use cgroup::{
+    CgroupMode, CgroupOptions, CgroupProperties, CgroupRoot, CgroupSelection, CgroupSpecError,
+};
 
 /// Options of a dump.
 #[derive(Debug, Clone)]
@@ -33,6 +40,10 @@ pub struct DumpOptions {
     pub keep_for: Option<Duration>,
     /// Worker threads that copy pages.
     pub threads: Option<usize>,
+    /// What is recorded of cgroups.
+    pub cgroups: CgroupOptions,
+    /// Which of them, and which of their properties.
+    pub cgroup_selection: CgroupSelection,
     /// Names of files of the caller's (a log file) that may be in the
     /// directory already.
     pub beside: Vec<OsString>,
@@ -56,6 +67,8 @@ impl DumpOptions {
             outside: OutsideRules::default(),
             keep_for: None,
             threads: None,
+            cgroups: CgroupOptions::default(),
+            cgroup_selection: CgroupSelection::default(),
             beside: Vec::new(),
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),
@@ -108,6 +121,8 @@ pub struct RestoreOptions {
     pub outside: OutsideRules,
     /// Worker threads that fill pages.
     pub threads: Option<usize>,
+    /// What becomes of cgroups.
+    pub cgroups: CgroupOptions,
     /// Who is told of stages and progress.
     pub observer: Arc<dyn Observer>,
     /// Ends the restore early, with nothing left behind.
@@ -130,6 +145,7 @@ impl RestoreOptions {
             forward_vdso: false,
             outside: OutsideRules::default(),
             threads: None,
+            cgroups: CgroupOptions::default(),
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),
         }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::CgroupsState;
 use crate::files::{FdTable, FsState, OpenFile};
 use crate::machine::MachineState;
 use crate::mm::MmState;
@@ -45,4 +46,6 @@ pub struct Checkpoint {
     pub seccomp_filters: Vec<SeccompFilter>,
     /// Page files.
     pub page_files: Vec<PageFile>,
+    /// Control groups.
+    pub cgroups: CgroupsState,
 }

@@ -37,4 +37,6 @@ id! {
     ShmemId,
     /// A seccomp filter program.
     SeccompFilterId,
+    /// A set of cgroups that threads are in, one in each hierarchy.
+    CgroupSetId,
 }

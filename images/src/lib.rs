@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod cgroup;
 pub mod check;
 pub mod checkpoint;
 mod codec;

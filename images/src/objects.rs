@@ -210,4 +210,5 @@ sections! {
     11 1 shmems          empty;
     12 1 seccomp_filters empty;
     13 1 page_files      empty;
+    20 1 cgroups         empty;
 }

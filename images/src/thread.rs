@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteString;
 use crate::creds::CredsState;
+use crate::ids::CgroupSetId;
 use crate::prctl::ThreadControls;
 use crate::sched::SchedState;
 use crate::seccomp::SeccompState;
@@ -47,6 +48,8 @@ pub struct ThreadState {
     pub sched: SchedState,
     /// prctl state that belongs to the thread.
     pub controls: ThreadControls,
+    /// Its cgroups, where the dump has recorded them.
+    pub cgroups: Option<CgroupSetId>,
 }
 
 /// `struct user_regs_struct` of x86_64, in its order.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::cgroup::{CgroupArgs, CgroupDumpArgs};
 use super::common::Common;
 use super::later::LaterDump;
 use super::outside::{self, OutsideArgs};
@@ -83,6 +84,12 @@ pub(crate) struct DumpArgs {
     keep_for: Option<Duration>,
 
     #[command(flatten)]
+    cgroups: CgroupArgs,
+
+    #[command(flatten)]
+    cgroup_selection: CgroupDumpArgs,
+
+    #[command(flatten)]
     later: LaterDump,
 }
 
@@ -92,7 +99,7 @@ impl DumpArgs {
         self.later.refuse()?;
         common.can_tell(None)?;
         common.start_logging(&self.images_dir)?;
-        let options = self.options(common);
+        let options = self.options(common)?;
         let caught = signals::cancel_on_signal(&options.cancel)?;
         let report = Dump::from(options).run()?;
         drop(caught);
@@ -100,8 +107,8 @@ impl DumpArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn options(&self, common: &Common) -> DumpOptions {
-        DumpOptions {
+    fn options(&self, common: &Common) -> Result<DumpOptions, CliError> {
+        Ok(DumpOptions {
             pid: self.pid,
             images_dir: self.images_dir.clone(),
             after: self.after(),
@@ -112,10 +119,12 @@ impl DumpArgs {
             outside: self.rules(),
             keep_for: self.keep_for,
             threads: self.threads.map(usize::from),
+            cgroups: self.cgroups.options(),
+            cgroup_selection: self.cgroup_selection.selection()?,
             beside: common.files_in(&self.images_dir),
             observer: common.observer(),
             cancel: Cancel::new(),
-        }
+        })
     }
 
     /// A socket that is named goes before its kind.

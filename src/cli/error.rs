@@ -61,6 +61,15 @@ pub enum CliError {
         /// The option.
         option: String,
     },
+    /// A description of cgroup properties could not be read.
+    #[error("read cgroup properties from {}", .path.display())]
+    CgroupProps {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The log file could not be opened.
     #[error("open log file {}", .path.display())]
     Log {

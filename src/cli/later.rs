@@ -32,8 +32,6 @@ pub(crate) struct LaterDump {
     tcp_close: bool,
     #[arg(long, hide = true)]
     link_remap: bool,
-    #[command(flatten)]
-    cgroups: LaterCgroups,
     #[arg(long, alias = "prev-images-dir", hide = true, value_name = "DIR")]
     parent: Option<String>,
     #[arg(long, hide = true)]
@@ -42,8 +40,6 @@ pub(crate) struct LaterDump {
     compress: Option<String>,
     #[arg(long, hide = true, value_name = "NAME")]
     engine: Option<String>,
-    #[arg(long, hide = true, value_name = "PATH")]
-    freeze_cgroup: Option<String>,
 }
 
 /// Options of later versions of `restore`.
@@ -53,8 +49,6 @@ pub(crate) struct LaterRestore {
     outside: LaterOutside,
     #[arg(long, hide = true, value_name = "fd[N]:KEY")]
     inherit_fd: Vec<String>,
-    #[command(flatten)]
-    cgroups: LaterCgroups,
 }
 
 #[derive(Debug, Args)]
@@ -63,16 +57,7 @@ struct LaterOutside {
     tcp_established: bool,
 }
 
-#[derive(Debug, Args)]
-struct LaterCgroups {
-    #[arg(long, hide = true, value_name = "MODE", num_args = 0..=1, require_equals = true)]
-    manage_cgroups: Option<Option<String>>,
-    #[arg(long, hide = true, value_name = "[CTRL:]/PATH")]
-    cgroup_root: Vec<String>,
-}
-
 const CONNECTIONS: &str = "connections to processes outside the dump";
-const CGROUPS: &str = "control groups";
 const INCREMENTS: &str = "incremental images";
 const SPEED: &str = "live dumps and other ways to copy pages";
 
@@ -80,7 +65,6 @@ impl LaterDump {
     /// An error if any of them was given.
     pub(crate) fn refuse(&self) -> Result<(), CliError> {
         self.outside.refuse()?;
-        self.cgroups.refuse()?;
         refuse_given(&[
             (self.live, "--live", SPEED),
             (self.tcp_close, "--tcp-close", CONNECTIONS),
@@ -89,7 +73,6 @@ impl LaterDump {
             (self.track_mem, "--track-mem", INCREMENTS),
             (self.compress.is_some(), "--compress", SPEED),
             (self.engine.is_some(), "--engine", SPEED),
-            (self.freeze_cgroup.is_some(), "--freeze-cgroup", CGROUPS),
         ])
     }
 }
@@ -98,7 +81,6 @@ impl LaterRestore {
     /// An error if any of them was given.
     pub(crate) fn refuse(&self) -> Result<(), CliError> {
         self.outside.refuse()?;
-        self.cgroups.refuse()?;
         refuse_given(&[(!self.inherit_fd.is_empty(), "--inherit-fd", CONNECTIONS)])
     }
 }
@@ -106,15 +88,6 @@ impl LaterRestore {
 impl LaterOutside {
     fn refuse(&self) -> Result<(), CliError> {
         refuse_given(&[(self.tcp_established, "--tcp-established", CONNECTIONS)])
-    }
-}
-
-impl LaterCgroups {
-    fn refuse(&self) -> Result<(), CliError> {
-        refuse_given(&[
-            (self.manage_cgroups.is_some(), "--manage-cgroups", CGROUPS),
-            (!self.cgroup_root.is_empty(), "--cgroup-root", CGROUPS),
-        ])
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod actions;
 mod args;
+mod cgroup;
 mod check;
 mod common;
 mod config;

@@ -7,6 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use super::cgroup::CgroupArgs;
 use super::common::Common;
 use super::later::{self, LaterRestore};
 use super::outside::OutsideArgs;
@@ -80,6 +81,9 @@ pub(crate) struct RestoreArgs {
 
     #[command(flatten)]
     outside: OutsideArgs,
+
+    #[command(flatten)]
+    cgroups: CgroupArgs,
 
     #[command(flatten)]
     later: LaterRestore,
@@ -158,6 +162,7 @@ impl RestoreArgs {
             forward_vdso: self.forward_vdso,
             outside: self.outside.rules(),
             threads: self.threads.map(usize::from),
+            cgroups: self.cgroups.options(),
             observer: common.observer(),
             cancel: Cancel::new(),
         }

@@ -20,7 +20,7 @@ use super::descriptors::Collection;
 use super::file_ref::{self, Link};
 use crate::error::DumpError;
 use crate::kernel::fdinfo::InotifyInfo;
-use crate::kernel::file_handle;
+use crate::kernel::{file_handle, proc_text};
 
 /// The watches by path. Queued events cannot be queued again.
 pub(super) fn describe(
@@ -138,30 +138,13 @@ fn mounts_of(device: u64) -> Vec<PathBuf> {
         .filter_map(|line| {
             let mut fields = line.split(|&b| b == b' ');
             (fields.nth(2)? == wanted.as_bytes()).then_some(())?;
-            Some(unescape(fields.nth(1)?))
+            Some(path_of(&proc_text::unescape(fields.nth(1)?)))
         })
         .collect()
 }
 
-/// Undoes mountinfo's octal escapes.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        let value = octal.and_then(|d| u8::from_str_radix(d, 8).ok());
-        match (first, value) {
-            (b'\\', Some(value)) => {
-                bytes.push(value);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(<std::ffi::OsStr as OsStrExt>::from_bytes(&bytes))
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(<std::ffi::OsStr as OsStrExt>::from_bytes(bytes))
 }
 
 /// Looks for the inode among what the task holds: those paths, the directories
@@ -204,8 +187,14 @@ mod tests {
 
     #[test]
     fn a_mount_point_is_unescaped() {
-        assert_eq!(unescape(br"/a\040b\134c"), Path::new(r"/a b\c"));
-        assert_eq!(unescape(br"/end\04"), Path::new(r"/end\04"));
+        assert_eq!(
+            path_of(&proc_text::unescape(br"/a\040b\134c")),
+            Path::new(r"/a b\c")
+        );
+        assert_eq!(
+            path_of(&proc_text::unescape(br"/end\04")),
+            Path::new(r"/end\04")
+        );
     }
 
     #[test]

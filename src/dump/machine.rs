@@ -30,6 +30,7 @@ pub(super) fn checkpoint(
         shmems: tables.shmems,
         seccomp_filters: tables.seccomp_filters,
         page_files: tables.page_files,
+        cgroups: tables.cgroups.state,
     })
 }
 

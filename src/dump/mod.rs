@@ -12,6 +12,8 @@
 //! - the target is released only when the image is complete on disk and
 //!   verified, and ended only after that.
 
+mod cgroup;
+mod cgroup_tree;
 mod connection;
 mod copy;
 mod copy_read;
@@ -203,6 +205,7 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
         ctx.tables.tasks.push(state);
     }
     zombie::collect(ctx, &frozen.zombies)?;
+    cgroup::collect(ctx)?;
     ctx.stats.collect_us = watch.micros();
     go_on(ctx.options)?;
     let watch = Stopwatch::start();
@@ -356,6 +359,8 @@ pub(crate) struct Tables {
     pub(crate) shmem_refs: shmem::Shmems,
     /// The thread through which each address space is read, by its id.
     pub(crate) mm_tids: Vec<u32>,
+    /// Cgroups, and where they were found.
+    pub(crate) cgroups: cgroup::Cgroups,
 }
 
 impl<'a> DumpContext<'a> {

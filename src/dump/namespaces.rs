@@ -9,14 +9,13 @@ use crate::blocker::Place;
 
 /// Namespaces a task must share with icecore: name under /proc/PID/ns, option
 /// of nsenter(1). Clocks are read inside the task, so that its time namespace
-/// is carried; see [`for_children`].
-const SHARED: [(&str, &str); 7] = [
+/// is carried; see [`for_children`]. Cgroup namespaces are carried too.
+const SHARED: [(&str, &str); 6] = [
     ("user", "--user"),
     ("mnt", "--mount"),
     ("net", "--net"),
     ("ipc", "--ipc"),
     ("uts", "--uts"),
-    ("cgroup", "--cgroup"),
     ("pid", "--pid"),
 ];
 

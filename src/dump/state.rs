@@ -18,7 +18,7 @@ use icecore_images::task::{CpuTime, RunState, TaskState};
 use icecore_images::thread::{RobustList, ThreadState};
 
 use super::kin::Sharing;
-use super::{DumpContext, creds, limits, namespaces, prctl, refused, sched, seccomp};
+use super::{DumpContext, cgroup, creds, limits, namespaces, prctl, refused, sched, seccomp};
 use super::{signals, timers, xstate};
 use crate::blocker::Place;
 use crate::error::DumpError;
@@ -147,6 +147,7 @@ fn collect_thread(
         syscall_user_dispatch: peek::syscall_user_dispatch(tid)?,
         creds: creds::collect(&status),
         seccomp: seccomp::collect(ctx, &place, tid, &status)?,
+        cgroups: cgroup::member(ctx, &place, tid)?,
         sched: sched::collect(tid)?,
         controls: ThreadControls {
             io_flusher: prctl::io_flusher(&stat),

@@ -2,6 +2,7 @@
 
 pub mod build_id;
 pub(crate) mod capability;
+pub(crate) mod cgroupfs;
 pub(crate) mod clock;
 pub mod clocks;
 pub mod clone3;

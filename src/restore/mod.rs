@@ -20,6 +20,7 @@
 //!   done before, or by ptrace.
 
 mod blob;
+mod cgroup;
 mod child;
 mod clock;
 mod connection;
@@ -196,6 +197,7 @@ fn block_signals() -> Result<(), RestoreError> {
 fn plan(ctx: &mut RestoreContext<'_>) -> Result<(), RestoreError> {
     plan_tree(ctx);
     pids::plan(ctx);
+    cgroup::plan(ctx);
     clock::plan(ctx);
     xstate::plan(ctx);
     state::plan(ctx);
@@ -230,6 +232,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
         return Err(missing(0, "a task"));
     };
     ctx.stage(Stage::PreRestore, None)?;
+    ctx.made_cgroups = cgroup::make(ctx)?;
     let mut materials = Materials::gather(ctx)?;
     if ctx.options.clock_from_dump {
         clock::enter(&image.clocks)?;
@@ -248,6 +251,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
 
     rebuild::all(ctx, &mut forest, &mut materials)?;
     memory::seal_shared(ctx, &materials.shmems)?;
+    cgroup::apply_limits(ctx)?;
     let live_root = forest.child(0)?.process.pid;
     ctx.stage(Stage::PostRestore, Some(live_root))?;
     resume::finish_all(ctx, &mut forest)?;
@@ -255,6 +259,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let awaited = forest.init().map_or(live_root, |init| init.pid());
     materials.opened.settle(ctx);
     ctx.connections.ready(live_root)?;
+    cgroup::settle(ctx)?;
     resume::let_go(ctx, forest)?;
     ctx.connections.done();
     ctx.stage(Stage::PostResume, Some(live_root))?;
@@ -305,6 +310,10 @@ pub(crate) struct RestoreContext<'a> {
     image_id: ImageId,
     /// Connections to the outside.
     connections: connection::Connections,
+    /// Hierarchies of cgroups that are made use of.
+    cgroups: Vec<cgroup::Spot<'a>>,
+    /// What has been done to them; undone after every process is gone.
+    made_cgroups: Option<cgroup::Made>,
     /// When the image's clocks began to go on.
     clocks_since: Instant,
 }
@@ -324,6 +333,8 @@ impl<'a> RestoreContext<'a> {
             new_pid: None,
             image_id: image.id,
             connections: connection::Connections::default(),
+            cgroups: Vec::new(),
+            made_cgroups: None,
             clocks_since: Instant::now(),
         }
     }

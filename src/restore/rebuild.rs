@@ -17,7 +17,7 @@ use super::late;
 use super::memory::{self, Prepared};
 use super::shmem::Shmems;
 use super::tree::Node;
-use super::{RestoreContext, blob, micros, missing, new_pid, state, threads};
+use super::{RestoreContext, blob, cgroup, micros, missing, new_pid, state, threads};
 use crate::error::RestoreError;
 use crate::tracer::Script;
 use crate::tracer::remote::Pace;
@@ -124,7 +124,9 @@ pub(super) fn all<'a>(
     let first = First::of(ctx, forest);
     let image = ctx.image;
     for &node in first.order() {
-        state::from_outside(ctx, &image.tasks[node], forest.child(node)?)?;
+        let (task, child) = (&image.tasks[node], forest.child(node)?);
+        cgroup::enter(ctx, task, child)?;
+        state::from_outside(ctx, task, child)?;
     }
     let rooms = rooms(ctx, materials)?;
     for &node in first.order() {
@@ -267,6 +269,7 @@ fn give_state<'a>(
         child.run(STAGE, &actions, Pace::Careful)?;
     }
     living.threads = threads::create(ctx.options.pids, task, child)?;
+    cgroup::place_threads(ctx, task, &living.threads)?;
     threads::restore_state(ctx, task, child, &mut living.threads)
 }
 

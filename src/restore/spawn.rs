@@ -53,6 +53,11 @@ pub(crate) fn spawn(
     }
 }
 
+/// A process of ours that ends when it is dropped.
+pub(crate) fn helper(ctx: &RestoreContext<'_>) -> Result<Child, RestoreError> {
+    spawn_here(ctx, 0, None, 0, libc::SIGCHLD as u64)
+}
+
 fn spawn_here(
     ctx: &RestoreContext<'_>,
     pid: u32,

@@ -66,6 +66,7 @@ fn thread(tid: u32, rip: u64) -> ThreadState {
         seccomp: SeccompState::Off,
         sched: SchedState::default(),
         controls: ThreadControls::default(),
+        cgroups: None,
     }
 }
 
@@ -214,6 +215,7 @@ pub(super) fn image_of(pids: impl Iterator<Item = u32>) -> Checkpoint {
         shmems: Vec::new(),
         seccomp_filters: Vec::new(),
         page_files: Vec::new(),
+        cgroups: Default::default(),
     }
 }
 

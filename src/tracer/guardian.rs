@@ -51,6 +51,18 @@ pub enum Undo<'a> {
         /// The messages, as they are sent.
         messages: &'a [u8],
     },
+    /// Remove a cgroup once its last process has ended, within seconds.
+    RemoveCgroup {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Write to a file of the kernel's, in one write.
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is written.
+        bytes: Vec<u8>,
+    },
 }
 
 /// Something the guardian has been told, by which it can be taken back.
@@ -80,6 +92,8 @@ const DIR: u8 = 2;
 const OPTION: u8 = 3;
 const NETLINK: u8 = 4;
 const ALIVE: u8 = 5;
+const CGROUP: u8 = 6;
+const WRITE: u8 = 7;
 const VOID: u8 = 0;
 
 /// The number under which the guardian has the first descriptor it was sent.
@@ -152,6 +166,8 @@ impl Guardian {
             Undo::Netlink { protocol, messages } => {
                 self.order(NETLINK, &protocol.to_ne_bytes(), messages)
             }
+            Undo::RemoveCgroup { path } => self.order(CGROUP, &c_path(path)?, &[]),
+            Undo::Write { path, bytes } => self.order(WRITE, &c_path(path)?, bytes),
         }
     }
 
@@ -205,9 +221,16 @@ impl Guardian {
         self.orders.write_all_at(&[VOID], told.at + 1)
     }
 
+    /// Takes everything back, without ending the watch: everything is there to
+    /// stay.
+    pub fn forget_all(&mut self) -> io::Result<()> {
+        self.end = 0;
+        self.orders.set_len(0)
+    }
+
     /// Takes everything back and ends the watch.
     pub fn dismiss(mut self) -> io::Result<()> {
-        self.orders.set_len(0)?;
+        self.forget_all()?;
         self.end_watch();
         Ok(())
     }
@@ -327,6 +350,8 @@ fn obey() {
                 FILE | DIR => remove(&order),
                 OPTION if !over => set_option(&order),
                 NETLINK if !over => send_netlink(&order),
+                CGROUP => remove_cgroup(order.first),
+                WRITE => write(order.first, order.second),
                 _ => {}
             },
             None => {}
@@ -426,6 +451,45 @@ fn ended(order: &Order<'_>) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, DYING) == 1 && poll.revents & libc::POLLIN != 0 }
 }
 
+/// Removes a directory whose members are just ending.
+fn remove_cgroup(path: &[u8]) {
+    if path.last() != Some(&0) {
+        return;
+    }
+    const TRIES: u32 = 500;
+    let pause = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    for _ in 0..TRIES {
+        // SAFETY: checked to end with a NUL; the
+        // error number is this thread's own.
+        let busy = unsafe {
+            libc::rmdir(path.as_ptr().cast()) != 0 && *libc::__errno_location() == libc::EBUSY
+        };
+        if !busy {
+            return;
+        }
+        // SAFETY: `pause` is live; the rest is not asked for.
+        unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
+    }
+}
+
+fn write(path: &[u8], bytes: &[u8]) {
+    if path.last() != Some(&0) {
+        return;
+    }
+    // SAFETY: checked to end with a NUL; `bytes` is
+    // live, and the descriptor this function's own.
+    unsafe {
+        let fd = libc::open(path.as_ptr().cast(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, bytes.as_ptr().cast(), bytes.len());
+            libc::close(fd);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -510,6 +574,18 @@ mod tests {
         guardian.only_while(pidfd.as_fd())?;
         drop(guardian);
         assert_eq!(offset(&socket)?, 7);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_is_written_back() -> io::Result<()> {
+        let (_dir, _inner, file) = there()?;
+        let mut guardian = Guardian::spawn()?;
+        let (path, bytes) = (file.clone(), b"y".to_vec());
+        guardian.undo_later(&Undo::Write { path, bytes })?;
+        assert_eq!(std::fs::read(&file)?, b"x");
+        drop(guardian);
+        assert_eq!(std::fs::read(&file)?, b"y");
         Ok(())
     }
 

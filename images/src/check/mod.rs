@@ -6,6 +6,7 @@
 //! Tables come first, what refers to them later, so that a reference may be
 //! followed once its table has been checked.
 
+mod cgroup;
 mod connection;
 mod descriptors;
 mod files;
@@ -56,6 +57,7 @@ impl Checkpoint {
         descriptors::check(self)?;
         tables::check_fs(self)?;
         memory::check(self)?;
+        cgroup::check(self)?;
         task::check(self)
     }
 }

@@ -32,6 +32,8 @@ pub enum Object {
     Fs(u32),
     Mm(u32),
     Area { mm: u32, start: u64 },
+    CgroupHierarchy(usize),
+    CgroupSet(usize),
     Task(u32),
     Thread(u32),
 }
@@ -53,6 +55,8 @@ impl fmt::Display for Object {
             Object::Fs(id) => write!(f, "fs struct {id}"),
             Object::Mm(id) => write!(f, "address space {id}"),
             Object::Area { mm, start } => write!(f, "address space {mm}, area at {start:#x}"),
+            Object::CgroupHierarchy(n) => write!(f, "cgroup hierarchy {n}"),
+            Object::CgroupSet(n) => write!(f, "set of cgroups {n}"),
             Object::Task(pid) => write!(f, "task {pid}"),
             Object::Thread(tid) => write!(f, "thread {tid}"),
         }

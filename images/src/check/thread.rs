@@ -23,7 +23,11 @@ pub(super) fn check(image: &Checkpoint, thread: &ThreadState) -> Found {
     }
     seccomp(image, &thread.seccomp)?;
     sched(&thread.sched)?;
-    controls(&thread.controls)
+    controls(&thread.controls)?;
+    match thread.cgroups {
+        Some(set) => refers("set of cgroups", set.0, image.cgroups.sets.len()),
+        None => Ok(()),
+    }
 }
 
 /// Only 64-bit code runs here. What else a register may hold is for the kernel

@@ -7,6 +7,7 @@ use std::path::Path;
 use icecore_images::Checkpoint;
 use icecore_images::ImageWriter;
 use icecore_images::bytes::ByteString;
+use icecore_images::cgroup::*;
 use icecore_images::connection::*;
 use icecore_images::creds::CredsState;
 use icecore_images::epoll::{EpollState, EpollTarget};
@@ -192,6 +193,7 @@ pub fn checkpoint() -> Checkpoint {
             program: vec![(0x06, 0, 0, 0x7fff_0000)],
         }],
         page_files: vec![page_file(&page_bytes())],
+        cgroups: cgroups(),
     }
 }
 
@@ -563,5 +565,43 @@ fn thread(tid: u32) -> ThreadState {
             tsc: 1,
             ..ThreadControls::default()
         },
+        cgroups: Some(CgroupSetId(0)),
+    }
+}
+
+fn cgroups() -> CgroupsState {
+    let attributes = CgroupAttributes {
+        uid: 0,
+        gid: 0,
+        mode: 0o644,
+    };
+    CgroupsState {
+        mode: CgroupMode::Soft,
+        records: CgroupRecords::All,
+        hierarchies: vec![CgroupHierarchy {
+            version: CgroupVersion::V2,
+            controllers: vec!["pids".to_owned()],
+            root: text("/job"),
+            cgroups: vec![Cgroup {
+                path: text("/job"),
+                attributes,
+                kind: Some(CgroupKind::Domain),
+                frozen: false,
+                properties: vec![CgroupProperty {
+                    name: "pids.max".to_owned(),
+                    value: text("64"),
+                    attributes,
+                }],
+                files: vec![CgroupFile {
+                    name: "cgroup.procs".to_owned(),
+                    attributes,
+                }],
+            }],
+        }],
+        sets: vec![CgroupSet {
+            paths: vec![text("/job")],
+            namespace: None,
+        }],
+        namespaces: Vec::new(),
     }
 }
