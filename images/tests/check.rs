@@ -14,6 +14,7 @@ use icecore_images::pages::{PageExtent, PageSource};
 use icecore_images::seccomp::SeccompState;
 use icecore_images::task::RunState;
 use icecore_images::thread::XComponent;
+use icecore_images::unix::UnixPeer;
 
 type Change = fn(&mut Checkpoint);
 
@@ -311,7 +312,7 @@ fn descriptors() {
         (
             |c| {
                 if let FileKind::Unix(socket) = &mut c.files[8].kind {
-                    socket.peer = Some(DescriptionId(7));
+                    socket.peer = UnixPeer::Open(DescriptionId(7));
                 }
             },
             "open file description 8: its other end is no socket",
@@ -319,7 +320,7 @@ fn descriptors() {
         (
             |c| {
                 if let FileKind::Unix(socket) = &mut c.files[9].kind {
-                    socket.peer = Some(DescriptionId(9));
+                    socket.peer = UnixPeer::Open(DescriptionId(9));
                 }
             },
             "open file description 8: its other end is not its own",
@@ -371,6 +372,34 @@ fn descriptors() {
                 }
             },
             "open file description 11: 300 bytes of a socket option, where 0 to 256 are possible",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[8].kind {
+                    socket.queue[0].rights.push(DescriptionId(999));
+                }
+            },
+            "open file description 8: refers to open file description 999, which is not in the image",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[8].kind {
+                    socket.urgent = Some(8);
+                }
+            },
+            "open file description 8: an out-of-band byte of no stream",
+        ),
+        (
+            |c| {
+                if let FileKind::Unix(socket) = &mut c.files[8].kind {
+                    let waiting = vec![DescriptionId(9)];
+                    socket.peer = UnixPeer::Listening {
+                        backlog: 1,
+                        waiting,
+                    };
+                }
+            },
+            "open file description 8: who waits for it does not",
         ),
         (
             |c| c.pipes[0].capacity = 5000,

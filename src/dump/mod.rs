@@ -62,6 +62,8 @@ mod seccomp;
 mod signals;
 mod timers;
 mod unix;
+mod unix_name;
+mod unix_option;
 mod unix_queue;
 mod xstate;
 mod zombie;
@@ -206,6 +208,8 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
     }
     zombie::collect(ctx, &frozen.zombies)?;
     cgroup::collect(ctx)?;
+    let read = std::mem::take(&mut ctx.unix_queues).finish();
+    read.map_err(|source| DumpError::Guardian { source })?;
     ctx.stats.collect_us = watch.micros();
     go_on(ctx.options)?;
     let watch = Stopwatch::start();
@@ -337,6 +341,8 @@ pub(crate) struct DumpContext<'a> {
     pub(crate) goes_on_with_its_own: bool,
     /// Undoes what is changed of the living target's sockets.
     guardian: Option<Guardian>,
+    /// Reads queues of sockets.
+    unix_queues: unix_queue::Reader,
 }
 
 /// The objects that tasks share, as they are discovered.
@@ -378,6 +384,7 @@ impl<'a> DumpContext<'a> {
             keep: Vec::new(),
             goes_on_with_its_own: false,
             guardian: None,
+            unix_queues: unix_queue::Reader::default(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! AF_UNIX sockets without a name, as socketpair(2) makes them: both ends
-//! within the dump, or the other end closed. All others are refused.
+//! AF_UNIX sockets whose other ends are inside the dump, or closed. All others
+//! are refused.
 //!
 //! Who the other end is only sock_diag tells. Nothing is read that reading
-//! would change: no pending error, no queue, no peek offset.
+//! would change: no pending error, and of queues see `unix_queue`.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,8 +10,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use icecore_images::ByteString;
 use icecore_images::files::FileKind;
-use icecore_images::unix::{UnixSocketKind, UnixSocketState};
+use icecore_images::ids::DescriptionId;
+use icecore_images::unix::{
+    UnixCredentials, UnixPeer, UnixRecord, UnixSocketKind, UnixSocketState,
+};
+use rustix::event::PollFlags;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -19,34 +24,12 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::{Collection, named};
 use super::outside::{self, Holder};
-use super::{connection, socket, unix_queue};
+use super::{connection, socket, unix_name, unix_option, unix_queue};
 use crate::error::DumpError;
-use crate::kernel::{socket_option, unix_diag};
+use crate::kernel::{socket_option, unix_diag, unix_message};
 
 /// Who else holds the tasks' sockets, by device and inode.
 pub(super) type Holders = HashMap<(u64, u64), Vec<Holder>>;
-
-/// Options that are carried only as every socket has them at first.
-const AS_AT_FIRST: [(&str, i32); 18] = [
-    ("SO_PASSCRED", libc::SO_PASSCRED),
-    ("SO_PASSSEC", libc::SO_PASSSEC),
-    ("SO_PASSPIDFD", 76),
-    ("SO_PASSRIGHTS", 83),
-    ("SO_PEEK_OFF", libc::SO_PEEK_OFF),
-    ("SO_OOBINLINE", libc::SO_OOBINLINE),
-    ("SO_TIMESTAMP", libc::SO_TIMESTAMP),
-    ("SO_TIMESTAMPNS", libc::SO_TIMESTAMPNS),
-    ("SO_TIMESTAMPING", libc::SO_TIMESTAMPING),
-    ("SO_RXQ_OVFL", libc::SO_RXQ_OVFL),
-    ("SO_RCVLOWAT", libc::SO_RCVLOWAT),
-    ("SO_PRIORITY", libc::SO_PRIORITY),
-    ("SO_MARK", libc::SO_MARK),
-    ("SO_LINGER", libc::SO_LINGER),
-    ("SO_BROADCAST", libc::SO_BROADCAST),
-    ("SO_KEEPALIVE", libc::SO_KEEPALIVE),
-    ("SO_REUSEADDR", libc::SO_REUSEADDR),
-    ("SO_LOCK_FILTER", libc::SO_LOCK_FILTER),
-];
 
 /// A socket of any kind.
 pub(super) fn describe(
@@ -59,13 +42,13 @@ pub(super) fn describe(
     let Some(end) = End::of(all, d, &socket) else {
         return connection::socket(ctx, all, at);
     };
-    let error = |e| d.error("socket", e);
-    let problem = match state(all, d, &socket, &end).map_err(error)? {
+    let read = read(all, d, &socket, &end, &mut ctx.unix_queues);
+    let problem = match read.map_err(|e| d.error("socket", e))? {
         Ok(state) => return Ok(Some(FileKind::Unix(state))),
         Err(problem) => problem,
     };
     let said = socket::describe(socket, d.pid);
-    let help = "a later version carries it; until then let the program read or close it";
+    let help = "let the program read or close it";
     d.refuse(ctx, format!("{}: {problem}", said.problem), Some(help));
     Ok(None)
 }
@@ -81,16 +64,24 @@ fn is_socket(d: &Descriptor) -> bool {
     d.format() == libc::S_IFSOCK && !d.is_path_only()
 }
 
-/// An end of a pair whose other end is within the dump, or closed.
+/// A socket whose other ends are inside the dump, or closed.
 struct End {
     kind: UnixSocketKind,
-    /// Index of a descriptor of the other end.
-    peer: Option<usize>,
+    peer: Other,
     shutdown: u8,
 }
 
+/// What it is connected to, by index of a descriptor.
+enum Other {
+    None,
+    Listening { backlog: u32, waiting: Vec<usize> },
+    Open(usize),
+    Waiting(usize),
+    Closed,
+}
+
 impl End {
-    /// `None`: a socket of another kind.
+    /// `None`: a socket of another family, or with another end outside.
     fn of(all: &Collection, d: &Descriptor, socket: &OwnedFd) -> Option<Self> {
         if sockopt::socket_domain(socket).ok()? != AddressFamily::UNIX {
             return None;
@@ -101,25 +92,21 @@ impl End {
             SocketType::SEQPACKET => UnixSocketKind::SeqPacket,
             _ => return None,
         };
-        let without_name = socket::address(&rustix::net::getsockname(socket).ok()?)
-            == socket::NO_ADDRESS
-            && match rustix::net::getpeername(socket).ok()? {
-                Some(peer) => socket::address(&peer) == socket::NO_ADDRESS,
-                None => true,
-            };
         let inode = u32::try_from(d.meta.ino()).ok()?;
         let found = unix_diag::lookup(inode).ok()?;
-        let peer = match found.peer? {
-            0 => None,
-            other if unix_diag::lookup(other).ok()?.peer != Some(inode) => return None,
-            other => Some(all.inside(other)?),
+        let peer = Other::of(all, kind, inode, &found)?;
+        let others = match &peer {
+            Other::Open(at) | Other::Waiting(at) => std::slice::from_ref(at),
+            Other::Listening { waiting, .. } => waiting,
+            Other::None | Other::Closed => &[],
         };
         let held_outside = |at: &Descriptor| {
             let holders = all.socket_holders.as_ref();
             holders.is_some_and(|h| h.contains_key(&at.key()))
         };
-        let outside = held_outside(d) || peer.is_some_and(|at| held_outside(&all.descriptors[at]));
-        (without_name && !outside).then_some(Self {
+        let outside =
+            held_outside(d) || others.iter().any(|&at| held_outside(&all.descriptors[at]));
+        (!outside).then_some(Self {
             kind,
             peer,
             shutdown: found.shutdown,
@@ -127,38 +114,116 @@ impl End {
     }
 }
 
+impl Other {
+    fn of(
+        all: &Collection,
+        kind: UnixSocketKind,
+        inode: u32,
+        found: &unix_diag::UnixSocket,
+    ) -> Option<Self> {
+        if let Some(backlog) = found.backlog {
+            // Closed ones are told of later.
+            let open = found.waiting.iter().filter(|&&inode| inode != 0);
+            let waiting = open
+                .map(|&inode| all.inside(inode))
+                .collect::<Option<_>>()?;
+            return Some(Self::Listening { backlog, waiting });
+        }
+        Some(match found.peer {
+            None => Self::None,
+            Some(0) => match all.waits_for(inode) {
+                Some(listener) => Self::Waiting(listener),
+                // The embryo of a connection outside.
+                None if kind != UnixSocketKind::Datagram && found.shutdown != 3 => return None,
+                None => Self::Closed,
+            },
+            Some(peer) => Self::Open(all.inside(peer)?),
+        })
+    }
+
+    fn state(&self, all: &Collection, peer_name: Option<ByteString>) -> UnixPeer {
+        let id = |at: &usize| all.descriptions[*at];
+        match self {
+            Self::None => UnixPeer::None,
+            Self::Listening { backlog, waiting } => UnixPeer::Listening {
+                backlog: *backlog,
+                waiting: waiting.iter().map(id).collect(),
+            },
+            Self::Open(at) => UnixPeer::Open(id(at)),
+            Self::Waiting(at) => UnixPeer::Waiting(id(at)),
+            Self::Closed => UnixPeer::Closed { name: peer_name },
+        }
+    }
+}
+
 impl Collection {
-    /// A descriptor for the socket with this inode.
+    /// A descriptor of the dump for the socket with this inode.
     pub(super) fn inside(&self, inode: u32) -> Option<usize> {
         let mut all = self.descriptors.iter();
         all.position(|d| is_socket(d) && d.meta.ino() == u64::from(inode))
     }
+
+    /// A descriptor of the listener in whose backlog the socket with this inode
+    /// is.
+    fn waits_for(&self, inode: u32) -> Option<usize> {
+        let mut all = self.descriptors.iter();
+        all.position(|d| {
+            let own = u32::try_from(d.meta.ino()).ok().filter(|_| is_socket(d));
+            let found = own.and_then(|own| unix_diag::lookup(own).ok());
+            found.is_some_and(|found| found.waiting.contains(&inode))
+        })
+    }
 }
 
-/// The state of an end, or why it cannot be carried.
-fn state(
+/// The state of a socket, or why it cannot be carried.
+fn read(
     all: &Collection,
     d: &Descriptor,
     socket: &OwnedFd,
     end: &End,
+    reader: &mut unix_queue::Reader,
 ) -> io::Result<Result<UnixSocketState, String>> {
-    if let Some(option) = unusual_option(socket, end.kind)? {
-        return Ok(Err(format!("{option} is set")));
+    if let Some(problem) = backlog_problem(all, d, end)? {
+        return Ok(Err(problem));
     }
-    let sender = match end.peer {
-        Some(at) => Some(all.descriptors[at].duplicate().map_err(io::Error::other)?),
-        None => None,
+    let options = match unix_option::changed(socket, end.kind)? {
+        Ok(options) => options,
+        Err(option) => return Ok(Err(format!("{option} is set"))),
     };
-    let queue = match unix_queue::peek(d, socket, end.kind, sender.as_ref())? {
+    let name = match unix_name::of(socket)? {
+        Ok(name) => name,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let queue = match &end.peer {
+        Other::Listening { .. } => Ok(unix_queue::Queue::default()),
+        _ => reader.read(socket, end.kind)?,
+    };
+    let queue = match queue {
         Ok(queue) => queue,
         Err(problem) => return Ok(Err(problem.to_owned())),
+    };
+    if let Some(problem) = queue_problem(&queue, &options) {
+        return Ok(Err(problem.to_owned()));
+    }
+    let reset = unix_queue::events(socket)?.contains(PollFlags::ERR);
+    if reset && end.kind == UnixSocketKind::Datagram {
+        return Ok(Err("an error is pending".to_owned()));
+    }
+    let peer_name = match end.peer {
+        Other::Closed => unix_message::peer_name(socket)?,
+        _ => None,
     };
     Ok(Ok(UnixSocketState {
         inode: d.meta.ino(),
         kind: end.kind,
-        peer: end.peer.map(|at| all.descriptions[at]),
+        name,
+        peer: end.peer.state(all, peer_name.map(ByteString::from)),
+        peer_credentials: peer_credentials(socket)?,
         shutdown: end.shutdown,
-        queue,
+        reset,
+        urgent: queue.urgent,
+        queue: queue.records.into_iter().map(record).collect(),
+        options,
         send_buffer: sockopt::socket_send_buffer_size(socket)? as u32,
         receive_buffer: sockopt::socket_recv_buffer_size(socket)? as u32,
         send_timeout_us: microseconds(sockopt::socket_timeout(socket, Timeout::Send)?),
@@ -168,19 +233,73 @@ fn state(
     }))
 }
 
-fn microseconds(time: Option<Duration>) -> u64 {
-    time.map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX))
+/// What waits to be accepted can only be looked at by accepting it.
+fn backlog_problem(all: &Collection, d: &Descriptor, end: &End) -> io::Result<Option<String>> {
+    let Other::Listening { waiting, .. } = &end.peer else {
+        return Ok(None);
+    };
+    let inode = u32::try_from(d.meta.ino()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let found = unix_diag::lookup(inode)?;
+    if found.waiting.contains(&0) {
+        return Ok(Some(
+            "a connection waits to be accepted whose client has closed it already; what it has \
+             sent cannot be looked at"
+                .to_owned(),
+        ));
+    }
+    for &client in waiting {
+        let duplicate = all.descriptors[client].duplicate();
+        let client = duplicate.map_err(io::Error::other)?;
+        if socket_option::unread(&client)? != 0 {
+            return Ok(Some(
+                "a connection waits to be accepted on which data was sent already, which cannot \
+                 be looked at"
+                    .to_owned(),
+            ));
+        }
+    }
+    Ok(None)
 }
 
-fn unusual_option(socket: &OwnedFd, kind: UnixSocketKind) -> io::Result<Option<&'static str>> {
-    if socket_option::has_filter(socket) {
-        return Ok(Some("a filter (SO_ATTACH_FILTER)"));
+fn queue_problem(queue: &unix_queue::Queue, options: &[(i32, i32)]) -> Option<&'static str> {
+    if queue.records.iter().any(|r| !r.rights.is_empty()) {
+        return Some("descriptors are queued (SCM_RIGHTS)");
     }
-    let (fresh, _other) = unix_queue::pair(kind)?;
-    // What this kernel does not know it knows of neither.
-    let value =
-        |socket: &OwnedFd, option| socket_option::get(socket, option).map_err(|e| e.raw_os_error());
-    let differs = |option| value(socket, option) != value(&fresh, option);
-    let mut options = AS_AT_FIRST.into_iter();
-    Ok(options.find(|(_, o)| differs(*o)).map(|(name, _)| name))
+    if queue.records.iter().any(|r| r.credentials.is_some()) {
+        return Some("credentials are queued (SCM_CREDENTIALS)");
+    }
+    let stamped = options.iter().any(|(name, _)| unix_option::stamps(*name));
+    (stamped && !queue.records.is_empty()).then_some("records with time stamps are queued")
+}
+
+fn record(message: unix_message::Message) -> UnixRecord {
+    let credentials = message.credentials.map(|(pid, uid, gid)| UnixCredentials {
+        pid: pid as u32,
+        uid,
+        gid,
+        groups: Vec::new(),
+    });
+    UnixRecord {
+        bytes: message.bytes.into(),
+        rights: Vec::<DescriptionId>::new(),
+        credentials,
+        sender: message.sender.map(ByteString::from),
+    }
+}
+
+/// SO_PEERCRED and SO_PEERGROUPS.
+fn peer_credentials(socket: &OwnedFd) -> io::Result<Option<UnixCredentials>> {
+    let Some((pid, uid, gid)) = socket_option::peer_credentials(socket)? else {
+        return Ok(None);
+    };
+    Ok(Some(UnixCredentials {
+        pid,
+        uid,
+        gid,
+        groups: socket_option::peer_groups(socket)?,
+    }))
+}
+
+fn microseconds(time: Option<Duration>) -> u64 {
+    time.map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX))
 }

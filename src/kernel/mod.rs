@@ -35,6 +35,7 @@ pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod sysv_sem;
 pub mod unix_diag;
+pub mod unix_message;
 pub mod vdso;
 pub mod vma_names;
 pub mod xattr;

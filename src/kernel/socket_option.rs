@@ -53,6 +53,47 @@ pub fn has_filter(socket: impl AsFd) -> bool {
     ret != 0 || instructions != 0
 }
 
+/// SO_PEERCRED: pid, effective uid and gid of whoever made the other end.
+/// `None`: there is none.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<(u32, u32, u32)>> {
+    let mut value = [0_u32; 3];
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    result(ret)?;
+    let [pid, uid, gid] = value;
+    Ok((uid != u32::MAX).then_some((pid, uid, gid)))
+}
+
+/// SO_PEERGROUPS: supplementary groups of whoever made the other end.
+pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    const SO_PEERGROUPS: i32 = 59;
+    // NGROUPS_MAX.
+    let mut groups = vec![0_u32; 65536];
+    let mut len = (groups.len() * 4) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `groups`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    result(ret)?;
+    groups.truncate(len as usize / 4);
+    Ok(groups)
+}
+
 /// SIOCOUTQ: what it has sent and nobody has read. Of AF_UNIX sockets it
 /// counts the memory that this takes, bytes.
 pub fn unread(socket: impl AsFd) -> io::Result<u32> {

@@ -12,7 +12,7 @@ use super::file_ref::Check;
 use super::numbers::Numbers;
 use super::{
     RestoreContext, connection, device, epoll, file_ref, fs_state, ghost, inet_plan, late, limit,
-    lock, pipe, timerfd,
+    lock, pipe, timerfd, unix,
 };
 use crate::blocker::Place;
 use crate::kernel::fcntl::F_OWNER_PGRP;
@@ -40,6 +40,7 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
         );
     }
     plan_pipes(ctx);
+    unix::plan(ctx);
     plan_numbers(ctx);
     if ctx.options.pids == PidPolicy::New {
         plan_new_pid(ctx);

@@ -5,7 +5,8 @@
 //! task does not use, and reaches the task by inheritance; scripts then place
 //! it at its numbers. Ordering requirements:
 //! - pipes are filled before their ends are opened with their final flags;
-//! - sockets get their queue before their buffers' sizes and what was shut down;
+//! - sockets get their queues, in which there may be any of the others, when
+//!   all are open (`unix`);
 //! - inotify instances are opened last, or they would see the others opened,
 //!   and emptied (`settle`) right before the task runs;
 //! - what can only be opened once the tasks exist (pidfds, their `/proc`) is
@@ -17,6 +18,7 @@
 //! - limits are set, and seccomp filters installed, after descriptors are
 //!   placed; owners are set after credentials, which they remember.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -34,7 +36,7 @@ use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
     connection, descriptor_plan, device, epoll, eventfd, fs_state, inet, inotify, late, lock,
-    owner, pipe, regular, signalfd, timerfd, unix,
+    owner, pipe, regular, signalfd, timerfd, unix, unix_name,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -48,6 +50,8 @@ pub(crate) struct Opened {
     fs: Vec<fs_state::Directories>,
     doers: Doers,
     pub(super) courier: Courier,
+    /// Files of sockets.
+    made: RefCell<unix_name::Made>,
     _limit: OpenFilesLimit,
 }
 
@@ -82,6 +86,7 @@ impl Opened {
                 inotify::settle(fd);
             }
         }
+        self.made.borrow_mut().keep();
     }
 }
 
@@ -120,6 +125,7 @@ pub(crate) fn open_all(
             *slot = opened;
         }
     }
+    let made = sockets.finish(ctx, &fds)?.into();
     let fs = fs_state::open_all(ctx, ghosts, &mut numbers)?;
     let courier = Courier::new(&mut numbers).map_err(|source| RestoreError::Rebuild {
         what: "a way to tasks that exist".to_owned(),
@@ -130,6 +136,7 @@ pub(crate) fn open_all(
         fs,
         doers: Doers::of(ctx.image),
         courier,
+        made,
         _limit: limit,
     })
 }

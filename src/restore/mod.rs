@@ -76,6 +76,8 @@ mod timerfd;
 mod timers;
 mod tree;
 mod unix;
+mod unix_name;
+mod unix_queue;
 mod vdso;
 mod vma;
 mod xstate;

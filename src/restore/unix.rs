@@ -1,59 +1,323 @@
-//! AF_UNIX sockets without a name.
+//! AF_UNIX sockets.
+//!
+//! Ordering requirements:
+//! - connections are made before listeners are bound: where one was accepted,
+//!   its name is bound for a moment by a listener that goes again;
+//! - queues are filled when every description is open, as any may be in one;
+//! - datagram sockets are filled before they are connected: connected they take
+//!   nothing from others;
+//! - ends that were closed are closed when queues are full;
+//! - options, buffers and what was shut down come last.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use icecore_images::files::FileKind;
+use icecore_images::ByteString;
+use icecore_images::files::{FileKind, OpenFile};
 use icecore_images::ids::DescriptionId;
-use icecore_images::unix::{UnixSocketKind, UnixSocketState};
+use icecore_images::unix::{UnixPeer, UnixRecord, UnixSocketKind, UnixSocketState};
 use rustix::fs::OFlags;
 use rustix::net::{
-    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, socketpair, sockopt,
+    AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, listen, socket_with, socketpair,
+    sockopt,
 };
 
 use super::RestoreContext;
 use super::descriptor_plan;
+use super::unix_name::{self, Made};
+use super::unix_queue;
 use crate::error::RestoreError;
-use crate::kernel::socket_option;
+use crate::kernel::{socket_option, unix_message};
 
-/// The sockets of a restore, until they are given away.
+/// The sockets of a restore.
 #[derive(Debug)]
-pub(super) struct Sockets(BTreeMap<DescriptionId, OwnedFd>);
+pub(super) struct Sockets {
+    /// Until they are given away.
+    made: BTreeMap<DescriptionId, OwnedFd>,
+    /// Ends that were closed, by their others.
+    closed: BTreeMap<DescriptionId, OwnedFd>,
+    files: Made,
+}
+
+/// Notes names that are taken.
+pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
+    for (_, state) in sockets(ctx.image) {
+        if let Some(name) = state.name.as_ref().filter(|_| keeps_its_name(state)) {
+            unix_name::plan(ctx, name, state.kind);
+        }
+    }
+}
+
+/// Whether it is found by its name: not where it is an end of a connection.
+fn keeps_its_name(state: &UnixSocketState) -> bool {
+    let connection = state.kind != UnixSocketKind::Datagram;
+    let apart = matches!(state.peer, UnixPeer::None | UnixPeer::Listening { .. });
+    !connection || apart
+}
+
+fn sockets(
+    image: &icecore_images::Checkpoint,
+) -> impl Iterator<Item = (&OpenFile, &UnixSocketState)> + use<'_> {
+    image.files.iter().filter_map(|file| match &file.kind {
+        FileKind::Unix(state) => Some((file, state)),
+        _ => None,
+    })
+}
 
 impl Sockets {
-    /// Makes all pairs, fills their queues and shuts down what was.
+    /// Makes all sockets, binds and connects them.
     pub(super) fn create(ctx: &RestoreContext<'_>) -> Result<Self, RestoreError> {
-        let mut sockets = BTreeMap::new();
-        for file in &ctx.image.files {
-            let FileKind::Unix(state) = &file.kind else {
-                continue;
-            };
-            if sockets.contains_key(&file.id) {
-                continue;
-            }
-            let other = state.peer.and_then(|id| Some((id, end(ctx, id)?)));
-            let made = create(state, other.map(|(_, state)| state));
-            let (own, peer) = made.map_err(|source| RestoreError::Rebuild {
-                what: descriptor_plan::name(file),
-                source,
-            })?;
-            sockets.insert(file.id, own);
-            // A closed end closes here.
-            if let Some((id, _)) = other {
-                sockets.insert(id, peer);
+        let mut all = Self {
+            made: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            files: Made::default(),
+        };
+        let steps: [Step; 3] = [Self::connect, Self::bind, Self::listen];
+        for step in steps {
+            for (file, state) in sockets(ctx.image) {
+                step(&mut all, ctx, file, state).map_err(|source| failed(file, source))?;
             }
         }
-        Ok(Self(sockets))
+        Ok(all)
+    }
+
+    /// Makes a socket together with its other end.
+    fn connect(
+        &mut self,
+        ctx: &RestoreContext<'_>,
+        file: &OpenFile,
+        own: &UnixSocketState,
+    ) -> io::Result<()> {
+        if self.made.contains_key(&file.id) {
+            return Ok(());
+        }
+        let connection = own.kind != UnixSocketKind::Datagram;
+        match &own.peer {
+            UnixPeer::Open(id) => {
+                let peer = end(ctx, *id).ok_or(io::ErrorKind::InvalidInput)?;
+                let name = peer.name.as_ref().map(|n| &n.name);
+                // Who has no name is connected to by its pair only.
+                let mutual = peer.peer == UnixPeer::Open(file.id);
+                let pair_of_datagrams = name.is_none() || own.name.is_none() && mutual;
+                if connection || pair_of_datagrams && !self.made.contains_key(id) {
+                    let end = Own::of(ctx, file, own);
+                    let (one, other) = pair(&end, name, peer.inode)?;
+                    self.made.insert(file.id, one);
+                    self.made.insert(*id, other);
+                    return Ok(());
+                }
+            }
+            UnixPeer::Closed { name } if connection || name.is_none() => {
+                let end = Own::of(ctx, file, own);
+                let (one, other) = pair(&end, name.as_ref(), 0)?;
+                self.made.insert(file.id, one);
+                self.closed.insert(file.id, other);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.made.insert(file.id, socket(own.kind)?);
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        _: &RestoreContext<'_>,
+        file: &OpenFile,
+        own: &UnixSocketState,
+    ) -> io::Result<()> {
+        let (Some(name), Some(socket)) = (&own.name, self.made.get(&file.id)) else {
+            return Ok(());
+        };
+        if keeps_its_name(own) {
+            unix_name::bind(socket, name, &mut self.files)?;
+        } else if let UnixPeer::Waiting(_) = own.peer {
+            unix_name::in_scratch(&name.name.0, || unix_message::bind(socket, &name.name.0))?;
+        }
+        // A datagram socket whose other end had a name and was closed.
+        Ok(())
+    }
+
+    fn listen(
+        &mut self,
+        _: &RestoreContext<'_>,
+        file: &OpenFile,
+        own: &UnixSocketState,
+    ) -> io::Result<()> {
+        let UnixPeer::Listening { backlog, waiting } = &own.peer else {
+            return Ok(());
+        };
+        let socket = self.made.get(&file.id).ok_or(io::ErrorKind::NotFound)?;
+        listen(socket, (*backlog).cast_signed())?;
+        let (address, _file) = unix_name::reach(socket)?;
+        for client in waiting {
+            let client = self.made.get(client).ok_or(io::ErrorKind::NotFound)?;
+            unix_message::connect(client, &address)?;
+        }
+        Ok(())
     }
 
     /// The socket of a description, with its final flags.
     pub(super) fn open(&mut self, id: DescriptionId, flags: OFlags) -> io::Result<OwnedFd> {
-        let socket = self.0.remove(&id);
+        let socket = self.made.remove(&id);
         let socket = socket.ok_or(io::ErrorKind::InvalidInput)?;
         rustix::fs::fcntl_setfl(&socket, flags)?;
         Ok(socket)
+    }
+
+    /// Fills all queues, with every description open in `fds`, and sets up what
+    /// comes after that. Returns the files that were made.
+    pub(super) fn finish(
+        mut self,
+        ctx: &RestoreContext<'_>,
+        fds: &[Option<OwnedFd>],
+    ) -> Result<Made, RestoreError> {
+        let open = Open { ctx, fds };
+        for (file, state) in sockets(ctx.image) {
+            self.fill(&open, file, state)
+                .map_err(|source| failed(file, source))?;
+        }
+        for (file, state) in sockets(ctx.image) {
+            self.close(&open, file, state)
+                .map_err(|source| failed(file, source))?;
+        }
+        for (file, state) in sockets(ctx.image) {
+            let done = open.fd(file.id).and_then(|fd| set_up(state, fd));
+            done.map_err(|source| failed(file, source))?;
+        }
+        Ok(self.files)
+    }
+
+    fn fill(&self, open: &Open<'_>, file: &OpenFile, own: &UnixSocketState) -> io::Result<()> {
+        let socket = open.fd(file.id)?;
+        if own.queue.is_empty() {
+            return Ok(());
+        }
+        let partner = match &own.peer {
+            UnixPeer::Open(peer) if open.mutual(*peer, file.id) => Some(open.fd(*peer)?),
+            UnixPeer::Closed { .. } => self.closed.get(&file.id),
+            _ => None,
+        };
+        if own.kind != UnixSocketKind::Datagram {
+            let partner = partner.ok_or(io::ErrorKind::NotConnected)?;
+            return unix_queue::fill(own, |_| Ok((partner, None)), |id| open.fd(id).ok());
+        }
+        let strangers = Strangers::of(open, own, partner.is_some())?;
+        let address = match own.name {
+            Some(_) => Some(unix_name::reach(socket)?),
+            None => None,
+        };
+        let address = address.as_ref().map(|(address, _)| &address[..]);
+        let sender = |record: &UnixRecord| match strangers.get(open, record)? {
+            Some(stranger) => Ok((stranger, address)),
+            None => Ok((partner.ok_or(io::ErrorKind::NotConnected)?, None)),
+        };
+        unix_queue::fill(own, sender, |id| open.fd(id).ok())
+    }
+
+    /// Connects a datagram socket; closes an end that was closed.
+    fn close(&mut self, open: &Open<'_>, file: &OpenFile, own: &UnixSocketState) -> io::Result<()> {
+        let socket = open.fd(file.id)?;
+        let datagram = own.kind == UnixSocketKind::Datagram;
+        match &own.peer {
+            UnixPeer::Open(peer) if datagram => {
+                let named = end(open.ctx, *peer).is_some_and(|peer| peer.name.is_some());
+                if named {
+                    let (address, _file) = unix_name::reach(open.fd(*peer)?)?;
+                    unix_message::connect(socket, &address)?;
+                }
+            }
+            UnixPeer::Closed { name: Some(name) } if datagram => {
+                let gone = bound(own.kind, name)?;
+                let (address, _file) = unix_name::reach(&gone)?;
+                unix_message::connect(socket, &address)?;
+            }
+            _ => {}
+        }
+        if own.reset && self.closed.contains_key(&file.id) {
+            // What the other end will not have read.
+            unix_message::send(
+                socket,
+                &unix_message::Outgoing {
+                    bytes: b"x",
+                    ..Default::default()
+                },
+            )?;
+        }
+        self.closed.remove(&file.id);
+        Ok(())
+    }
+}
+
+type Step = fn(&mut Sockets, &RestoreContext<'_>, &OpenFile, &UnixSocketState) -> io::Result<()>;
+
+fn failed(file: &OpenFile, source: io::Error) -> RestoreError {
+    RestoreError::Rebuild {
+        what: descriptor_plan::name(file),
+        source,
+    }
+}
+
+/// All descriptions, opened.
+struct Open<'a> {
+    ctx: &'a RestoreContext<'a>,
+    fds: &'a [Option<OwnedFd>],
+}
+
+impl<'a> Open<'a> {
+    fn fd(&self, id: DescriptionId) -> io::Result<&'a OwnedFd> {
+        let fd = self.fds.get(id.0 as usize).and_then(Option::as_ref);
+        fd.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Whether `peer` is connected to `own`.
+    fn mutual(&self, peer: DescriptionId, own: DescriptionId) -> bool {
+        end(self.ctx, peer).is_some_and(|s| s.peer == UnixPeer::Open(own))
+    }
+
+    /// A datagram socket of the dump with this name.
+    fn named(&self, name: &ByteString) -> io::Result<Option<&'a OwnedFd>> {
+        let mut all = sockets(self.ctx.image);
+        let found = all.find(|(_, s)| {
+            let own = s.name.as_ref().map(|n| &n.name);
+            s.kind == UnixSocketKind::Datagram && own == Some(name)
+        });
+        found.map(|(file, _)| self.fd(file.id)).transpose()
+    }
+}
+
+/// Sockets that sent datagrams and have gone, by name.
+struct Strangers(BTreeMap<Option<ByteString>, OwnedFd>);
+
+impl Strangers {
+    fn of(open: &Open<'_>, own: &UnixSocketState, partner: bool) -> io::Result<Self> {
+        let mut gone = BTreeMap::new();
+        for record in &own.queue {
+            let stays = match &record.sender {
+                Some(name) => open.named(name)?.is_some(),
+                None => partner || own.name.is_none(),
+            };
+            if stays || gone.contains_key(&record.sender) {
+                continue;
+            }
+            let socket = match &record.sender {
+                Some(name) => bound(UnixSocketKind::Datagram, name)?,
+                None => socket(UnixSocketKind::Datagram)?,
+            };
+            gone.insert(record.sender.clone(), socket);
+        }
+        Ok(Self(gone))
+    }
+
+    /// Who sends this; `None`: the other end of the pair.
+    fn get<'a>(&'a self, open: &Open<'a>, record: &UnixRecord) -> io::Result<Option<&'a OwnedFd>> {
+        let alive = match &record.sender {
+            Some(name) => open.named(name)?,
+            None => None,
+        };
+        Ok(alive.or_else(|| self.0.get(&record.sender)))
     }
 }
 
@@ -64,59 +328,120 @@ fn end<'a>(ctx: &RestoreContext<'a>, id: DescriptionId) -> Option<&'a UnixSocket
     }
 }
 
-fn create(
-    state: &UnixSocketState,
-    other: Option<&UnixSocketState>,
-) -> io::Result<(OwnedFd, OwnedFd)> {
-    let kind = match state.kind {
+fn socket_type(kind: UnixSocketKind) -> SocketType {
+    match kind {
         UnixSocketKind::Stream => SocketType::STREAM,
         UnixSocketKind::Datagram => SocketType::DGRAM,
         UnixSocketKind::SeqPacket => SocketType::SEQPACKET,
+    }
+}
+
+/// A new socket.
+pub(super) fn socket(kind: UnixSocketKind) -> io::Result<OwnedFd> {
+    let kind = socket_type(kind);
+    Ok(socket_with(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// A socket that is bound to a name without a file.
+fn bound(kind: UnixSocketKind, name: &ByteString) -> io::Result<OwnedFd> {
+    let socket = socket(kind)?;
+    unix_name::in_scratch(&name.0, || unix_message::bind(&socket, &name.0))?;
+    Ok(socket)
+}
+
+/// One end of a pair that is to be made.
+struct Own<'a> {
+    image: &'a icecore_images::Checkpoint,
+    id: DescriptionId,
+    state: &'a UnixSocketState,
+}
+
+impl<'a> Own<'a> {
+    fn of(ctx: &RestoreContext<'a>, file: &'a OpenFile, state: &'a UnixSocketState) -> Self {
+        Self {
+            image: ctx.image,
+            id: file.id,
+            state,
+        }
+    }
+
+    /// Whether it was this end that was accepted, and not the other, which has
+    /// a name, too. Who was accepted has the name of its listener and of all
+    /// others that it accepted, and was made after the client.
+    fn was_accepted(&self, own: &ByteString, peer: &ByteString, peer_inode: u64) -> bool {
+        let others = |name: &ByteString| {
+            sockets(self.image).any(|(file, state)| {
+                let named = state.name.as_ref().is_some_and(|n| n.name == *name);
+                named && file.id != self.id && state.inode != peer_inode
+            })
+        };
+        match (others(own), others(peer)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.state.inode > peer_inode,
+        }
+    }
+}
+
+/// A connected pair: `own`, and one whose name and inode number are given.
+/// Where one of a connection has a name, it was accepted by a listener of that
+/// name.
+fn pair(
+    own: &Own<'_>,
+    peer: Option<&ByteString>,
+    peer_inode: u64,
+) -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = own.state.kind;
+    let name = own.state.name.as_ref().map(|n| &n.name);
+    let (accepted, client) = match (name, peer) {
+        _ if kind == UnixSocketKind::Datagram => return unnamed(kind),
+        (None, None) => return unnamed(kind),
+        (Some(own), None) => return connection(kind, own, None),
+        (Some(name), Some(peer)) if own.was_accepted(name, peer, peer_inode) => {
+            return connection(kind, name, Some(peer));
+        }
+        (own, Some(peer)) => connection(kind, peer, own)?,
     };
-    let (own, peer) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
-    let ends = [(Some(state), &own, &peer), (other, &peer, &own)];
-    for (state, socket, from) in ends {
-        if let Some(state) = state {
-            fill(state, socket, from)?;
-        }
-    }
-    for (state, socket, _) in ends {
-        if let Some(state) = state {
-            set_up(state, socket)?;
-        }
-    }
-    Ok((own, peer))
+    Ok((client, accepted))
 }
 
-/// Sends its queue to a socket, from the other end.
-fn fill(state: &UnixSocketState, socket: &OwnedFd, from: &OwnedFd) -> io::Result<()> {
-    let needed: usize = state.queue.iter().map(|part| part.0.len()).sum();
-    if needed > sockopt::socket_send_buffer_size(from)? / 2 {
-        buffer(
-            from,
-            libc::SO_SNDBUFFORCE,
-            libc::SO_SNDBUF,
-            needed as u32 * 2,
-        )?;
-    }
-    for part in &state.queue {
-        let how = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = rustix::net::send(from, &part.0, how)?;
-        if sent != part.0.len() {
-            return Err(io::Error::other("its contents do not fit"));
-        }
-    }
-    let owner = rustix::fs::fstat(socket)?;
-    if (owner.st_uid, owner.st_gid) != (state.uid, state.gid) {
-        let uid = rustix::fs::Uid::from_raw(state.uid);
-        let gid = rustix::fs::Gid::from_raw(state.gid);
-        rustix::fs::fchown(socket, Some(uid), Some(gid))?;
-    }
-    Ok(())
+fn unnamed(kind: UnixSocketKind) -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = socket_type(kind);
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
-/// Buffers, time-outs, and what was shut down, which comes last: nothing could
-/// be sent any more.
+/// A connection made by way of a listener, which goes again: the accepted end
+/// and the client.
+fn connection(
+    kind: UnixSocketKind,
+    accepted: &ByteString,
+    client_name: Option<&ByteString>,
+) -> io::Result<(OwnedFd, OwnedFd)> {
+    let client = match client_name {
+        Some(name) => bound(kind, name)?,
+        None => socket(kind)?,
+    };
+    let listener = socket(kind)?;
+    let accepted = unix_name::in_scratch(&accepted.0, || {
+        unix_message::bind(&listener, &accepted.0)?;
+        listen(&listener, 1)?;
+        unix_message::connect(&client, &accepted.0)?;
+        Ok(accept_with(&listener, SocketFlags::CLOEXEC)?)
+    })?;
+    Ok((accepted, client))
+}
+
+/// Options, buffers, time-outs, owner, and what was shut down, which comes last.
 fn set_up(state: &UnixSocketState, socket: &OwnedFd) -> io::Result<()> {
     if sockopt::socket_send_buffer_size(socket)? != state.send_buffer as usize {
         let size = state.send_buffer;
@@ -135,6 +460,15 @@ fn set_up(state: &UnixSocketState, socket: &OwnedFd) -> io::Result<()> {
             sockopt::set_socket_timeout(socket, which, Some(time))?;
         }
     }
+    for (name, value) in &state.options {
+        socket_option::set(socket, *name, *value)?;
+    }
+    let owner = rustix::fs::fstat(socket)?;
+    if (owner.st_uid, owner.st_gid) != (state.uid, state.gid) {
+        let uid = rustix::fs::Uid::from_raw(state.uid);
+        let gid = rustix::fs::Gid::from_raw(state.gid);
+        rustix::fs::fchown(socket, Some(uid), Some(gid))?;
+    }
     // Of a connection this shuts down the other end as well, as it was.
     let how = match state.shutdown {
         1 => Shutdown::Read,
@@ -147,7 +481,7 @@ fn set_up(state: &UnixSocketState, socket: &OwnedFd) -> io::Result<()> {
 
 /// Sets the size of a buffer to what getsockopt shows: twice what one asks
 /// for. Without CAP_NET_ADMIN up to the machine's limit.
-fn buffer(socket: &OwnedFd, force: i32, option: i32, shown: u32) -> io::Result<()> {
+pub(super) fn buffer(socket: &OwnedFd, force: i32, option: i32, shown: u32) -> io::Result<()> {
     let asked = (shown / 2) as i32;
     match socket_option::set(socket, force, asked) {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => {

@@ -26,7 +26,7 @@ mod timeout;
 
 pub use forest::{Frozen, Zombie};
 pub use freeze::{FreezeError, FrozenTask, FrozenThread};
-pub use guardian::{Guardian, Undo};
+pub use guardian::{Guardian, Told, Undo};
 pub use inject::InjectError;
 pub(crate) use script::args;
 pub use script::{Arg, Buffer, Call, Outcome, Script, ScriptError};

@@ -41,6 +41,8 @@ mod threads;
 mod timerfd;
 mod timers;
 mod unix;
+mod unix_name;
+mod unix_queue;
 mod xstate;
 
 use std::process::ExitCode;
@@ -82,6 +84,8 @@ fn all() -> Vec<Victim> {
         signalfd::victims(),
         socket::victims(),
         unix::victims(),
+        unix_name::victims(),
+        unix_queue::victims(),
         timerfd::victims(),
     ]
     .into_iter()

@@ -1,19 +1,12 @@
 //! Sockets and other descriptors that are refused, with what is said of them.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::harness::{Stage, Victim};
 use crate::regular::text;
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
-        Victim::refused("socket-unix", "within the task, 6 bytes queued", unix),
-        Victim::refused(
-            "socket-listening",
-            "unix stream socket, listening at ",
-            listening,
-        ),
         Victim::refused(
             "socket-tcp",
             "IPv4 stream socket, connected (127.0.0.1:",
@@ -25,27 +18,6 @@ pub(crate) fn victims() -> Vec<Victim> {
             several,
         ),
     ]
-}
-
-/// Connected by name, both ends in the task.
-fn unix(stage: &mut Stage) -> Result<(), String> {
-    use std::io::Write;
-    let path = stage.dir().join("socket");
-    let listener = UnixListener::bind(&path).map_err(text("bind"))?;
-    let mut one = UnixStream::connect(&path).map_err(text("connect"))?;
-    let (two, _) = listener.accept().map_err(text("accept"))?;
-    drop(listener);
-    one.write_all(b"queued").map_err(text("write"))?;
-    while stage.next()? {}
-    drop((one, two));
-    Ok(())
-}
-
-fn listening(stage: &mut Stage) -> Result<(), String> {
-    let socket = UnixListener::bind(stage.dir().join("socket")).map_err(text("bind"))?;
-    while stage.next()? {}
-    drop(socket);
-    Ok(())
 }
 
 fn tcp(stage: &mut Stage) -> Result<(), String> {

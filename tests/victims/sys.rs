@@ -43,7 +43,7 @@ pub(crate) fn tid() -> u32 {
 }
 
 /// An error unless the two are equal.
-pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+pub(crate) fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
     what: &str,
     is: &T,
     was: &T,

@@ -26,50 +26,48 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("unix-records", records),
         Victim::new("unix-options", options),
         Victim::new("unix-epoll", watched),
-        Victim::refused("unix-two-records", "more than one record is queued", two),
-        Victim::refused("unix-empty-record", "more than one record is queued", empty),
-        Victim::refused("unix-in-flight", "descriptors or other ancillary", rights),
-        Victim::refused("unix-reset", "an error is pending", reset),
-        Victim::refused("unix-urgent", "out-of-band data is queued", urgent),
-        Victim::refused("unix-passcred", "SO_PASSCRED is set", passcred),
-        Victim::refused("unix-unconnected", "datagram socket, not connected", lonely),
+        Victim::refused("unix-in-flight", "descriptors are queued", rights),
         Victim::refused("unix-outside", "unix stream socket, connected", idle).prepare(outside),
         Victim::refused("unix-shared", "unix stream socket, connected", shared),
     ]
 }
 
-const STREAM: SocketType = SocketType::STREAM;
-const DGRAM: SocketType = SocketType::DGRAM;
-const SEQPACKET: SocketType = SocketType::SEQPACKET;
+pub(crate) const STREAM: SocketType = SocketType::STREAM;
+pub(crate) const DGRAM: SocketType = SocketType::DGRAM;
+pub(crate) const SEQPACKET: SocketType = SocketType::SEQPACKET;
 
-type Pair = (OwnedFd, OwnedFd);
+pub(crate) type Pair = (OwnedFd, OwnedFd);
 
-fn make(kind: SocketType, flags: SocketFlags) -> Result<Pair, String> {
+pub(crate) fn make(kind: SocketType, flags: SocketFlags) -> Result<Pair, String> {
     socketpair(AddressFamily::UNIX, kind, flags, None).map_err(text("socketpair"))
 }
 
-fn put(socket: impl AsFd, bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn put(socket: impl AsFd, bytes: &[u8]) -> Result<(), String> {
     let sent = send(socket, bytes, SendFlags::NOSIGNAL).map_err(text("send"))?;
     same("bytes sent", &sent, &bytes.len())
 }
 
-fn take(socket: impl AsFd, len: usize) -> Result<Vec<u8>, Errno> {
+pub(crate) fn take(socket: impl AsFd, len: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; len];
     let (n, _) = recv(socket, &mut bytes[..], RecvFlags::DONTWAIT)?;
     bytes.truncate(n);
     Ok(bytes)
 }
 
-fn gets(what: &str, socket: impl AsFd, expected: Result<&[u8], Errno>) -> Result<(), String> {
+pub(crate) fn gets(
+    what: &str,
+    socket: impl AsFd,
+    expected: Result<&[u8], Errno>,
+) -> Result<(), String> {
     same(what, &take(socket, 1000), &expected.map(<[u8]>::to_vec))
 }
 
-fn write_error(socket: impl AsFd) -> Result<(), Errno> {
+pub(crate) fn write_error(socket: impl AsFd) -> Result<(), Errno> {
     let how = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     send(socket, b"x", how).map(drop)
 }
 
-fn events(socket: impl AsFd) -> Result<PollFlags, String> {
+pub(crate) fn events(socket: impl AsFd) -> Result<PollFlags, String> {
     let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::OUT)];
     poll(&mut fds, Some(&Default::default())).map_err(text("poll"))?;
     Ok(fds[0].revents())
@@ -268,24 +266,6 @@ fn watched(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
-fn two(stage: &mut Stage) -> Result<(), String> {
-    let (one, other) = make(DGRAM, SocketFlags::CLOEXEC)?;
-    put(&one, b"first")?;
-    put(&one, b"second")?;
-    idle(stage)?;
-    gets("first", &other, Ok(b"first"))?;
-    gets("second", &other, Ok(b"second"))
-}
-
-fn empty(stage: &mut Stage) -> Result<(), String> {
-    let (one, other) = make(SEQPACKET, SocketFlags::CLOEXEC)?;
-    put(&one, b"first")?;
-    put(&one, b"")?;
-    idle(stage)?;
-    gets("first", &other, Ok(b"first"))?;
-    gets("second", &other, Ok(b""))
-}
-
 fn rights(stage: &mut Stage) -> Result<(), String> {
     let (one, other) = make(STREAM, SocketFlags::CLOEXEC)?;
     let sent = [one.as_fd()];
@@ -296,36 +276,6 @@ fn rights(stage: &mut Stage) -> Result<(), String> {
     sendmsg(&one, &data, &mut control, SendFlags::empty()).map_err(text("sendmsg"))?;
     idle(stage)?;
     gets("data", &other, Ok(b"take it"))
-}
-
-/// Its other end was closed with data that it had not read.
-fn reset(stage: &mut Stage) -> Result<(), String> {
-    let (one, other) = make(STREAM, SocketFlags::CLOEXEC)?;
-    put(&one, b"never read")?;
-    drop(other);
-    idle(stage)?;
-    gets("error", &one, Err(Errno::CONNRESET))
-}
-
-fn urgent(stage: &mut Stage) -> Result<(), String> {
-    let (one, other) = make(STREAM, SocketFlags::CLOEXEC)?;
-    send(&one, b"!", SendFlags::OOB).map_err(text("send"))?;
-    idle(stage)?;
-    let mut byte = [0; 1];
-    recv(&other, &mut byte[..], RecvFlags::OOB).map_err(text("recv"))?;
-    same("urgent", &byte, b"!")
-}
-
-fn passcred(stage: &mut Stage) -> Result<(), String> {
-    let (_one, other) = make(DGRAM, SocketFlags::CLOEXEC)?;
-    sockopt::set_socket_passcred(&other, true).map_err(text("SO_PASSCRED"))?;
-    idle(stage)
-}
-
-fn lonely(stage: &mut Stage) -> Result<(), String> {
-    let socket = rustix::net::socket(AddressFamily::UNIX, DGRAM, None);
-    let _socket = socket.map_err(text("socket"))?;
-    idle(stage)
 }
 
 /// Standard output is a socket whose other end another program has.

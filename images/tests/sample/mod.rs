@@ -32,7 +32,9 @@ use icecore_images::task::*;
 use icecore_images::thread::*;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::timers::*;
-use icecore_images::unix::{UnixSocketKind, UnixSocketState};
+use icecore_images::unix::{
+    UnixCredentials, UnixFile, UnixName, UnixPeer, UnixRecord, UnixSocketKind, UnixSocketState,
+};
 
 /// Pages stored for the sample: two for the heap, one for the ghost, one for
 /// the memfd.
@@ -284,9 +286,32 @@ fn socket(peer: u32, queued: &str) -> UnixSocketState {
     UnixSocketState {
         inode: 100 + u64::from(peer),
         kind: UnixSocketKind::Stream,
-        peer: Some(DescriptionId(peer)),
+        name: Some(UnixName {
+            name: text("socket"),
+            file: Some(UnixFile {
+                path: text("/run/socket"),
+                mode: 0o140_755,
+                uid: 1000,
+                gid: 1000,
+            }),
+        }),
+        peer: UnixPeer::Open(DescriptionId(peer)),
+        peer_credentials: Some(UnixCredentials {
+            pid: 77,
+            uid: 1000,
+            gid: 1000,
+            groups: vec![4, 20],
+        }),
         shutdown: 0,
-        queue: vec![text(queued)],
+        reset: false,
+        queue: vec![UnixRecord {
+            bytes: text(queued),
+            rights: vec![DescriptionId(4)],
+            credentials: None,
+            sender: None,
+        }],
+        urgent: Some(2),
+        options: vec![(16, 1)],
         send_buffer: 212_992,
         receive_buffer: 212_992,
         send_timeout_us: 0,

@@ -8,7 +8,7 @@ use icecore_images::ids::PipeId;
 use icecore_images::inet::{InetRole, InetSocketState};
 use icecore_images::shmem::ShmemKind;
 use icecore_images::timerfd::TimerFdState;
-use icecore_images::unix::{UnixSocketKind, UnixSocketState};
+use icecore_images::unix::{UnixPeer, UnixSocketKind, UnixSocketState};
 use icecore_images::{ByteString, Checkpoint};
 use indicatif::BinaryBytes;
 
@@ -174,12 +174,24 @@ fn type_of(kind: UnixSocketKind) -> &'static str {
 
 fn unix(socket: &UnixSocketState) -> String {
     let kind = type_of(socket.kind);
-    let peer = match socket.peer {
-        Some(id) => format!("connected to open file {id}"),
-        None => "its other end closed".to_owned(),
+    let peer = match &socket.peer {
+        UnixPeer::None => "not connected".to_owned(),
+        UnixPeer::Listening { waiting, .. } => format!("listening, {} waiting", waiting.len()),
+        UnixPeer::Open(id) => format!("connected to open file {id}"),
+        UnixPeer::Closed { .. } => "its other end closed".to_owned(),
+        UnixPeer::Waiting(id) => format!("not yet accepted by open file {id}"),
     };
-    let queued: usize = socket.queue.iter().map(|part| part.0.len()).sum();
-    format!("unix {kind} socket, {peer}, {queued} bytes queued")
+    let name = match socket.name.as_ref().map(|n| n.name.0.split_at(1)) {
+        Some((b"\0", name)) => format!(" @{}", ByteString::from(name)),
+        Some((first, rest)) => format!(" {}", ByteString::from([first, rest].concat())),
+        None => String::new(),
+    };
+    let queued: usize = socket.queue.iter().map(|r| r.bytes.0.len()).sum();
+    let records = match socket.kind {
+        UnixSocketKind::Stream => String::new(),
+        _ => format!(" in {} records", socket.queue.len()),
+    };
+    format!("unix {kind} socket{name}, {peer}, {queued} bytes{records} queued")
 }
 
 fn inet(socket: &InetSocketState) -> String {
