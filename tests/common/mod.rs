@@ -7,4 +7,5 @@ pub(crate) mod memory_group;
 pub(crate) mod outside;
 pub(crate) mod reencode;
 pub(crate) mod target;
+pub(crate) mod tree;
 pub(crate) mod wait;

@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use icecore::kernel::kcmp;
+
 use super::icecore::lossy;
+use super::tree;
 
 /// A snapshot of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,30 +85,27 @@ const LINKS: &[&str] = &[
 const THREAD_FILES: &[&str] = &["comm", "timerslack_ns"];
 
 impl Outside {
-    /// Looks at process `pid`.
+    /// Looks at process `pid` and everything below it, whose facts have names
+    /// that begin with `task/PID/`.
     pub(crate) fn of(pid: u32) -> Result<Self, String> {
-        let proc = PathBuf::from(format!("/proc/{pid}"));
         let mut facts = BTreeMap::new();
-        for file in FILES {
-            let mut text = lossy(&proc.join(file));
-            if *file == "autogroup" {
-                // The kernel numbers groups anew; the niceness counts.
-                text = text.split_whitespace().skip(1).collect();
+        let mut inodes = Vec::new();
+        process(pid, &mut facts, &mut inodes)?;
+        let below = tree::below(pid);
+        for &pid in &below {
+            let mut one = BTreeMap::new();
+            if !tree::is_dead(pid) {
+                process(pid, &mut one, &mut inodes)?;
             }
-            facts.insert((*file).to_owned(), text);
+            let named = one.into_iter();
+            facts.extend(named.map(|(name, value)| (format!("task/{pid}/{name}"), value)));
+            facts.insert(format!("task/{pid}/kin"), kin(pid));
         }
-        // Each session has an autogroup of its own number.
-        let autogroup = lossy(&proc.join("autogroup"));
-        let nice = autogroup.split_once(' ').map_or("", |(_, nice)| nice);
-        facts.insert("autogroup".to_owned(), nice.to_owned());
-        for link in LINKS {
-            facts.insert((*link).to_owned(), link_of(&proc.join(link)));
+        if !below.is_empty() {
+            let mut all: Vec<u32> = below.into_iter().filter(|&p| !tree::is_dead(p)).collect();
+            all.insert(0, pid);
+            shared(&all, &mut facts)?;
         }
-        status(&proc, "status", &mut facts);
-        stat(&proc, "stat", &mut facts);
-        descriptors(&proc, &mut facts)?;
-        maps(&proc, &mut facts)?;
-        threads(&proc, &mut facts)?;
         Ok(Self { facts })
     }
 
@@ -143,6 +143,103 @@ impl Outside {
             false => Err(format!("seen from outside:\n{}", differences.join("\n"))),
         }
     }
+}
+
+/// Facts of one process.
+fn process(
+    pid: u32,
+    facts: &mut BTreeMap<String, String>,
+    inodes: &mut Vec<String>,
+) -> Result<(), String> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    for file in FILES {
+        facts.insert((*file).to_owned(), lossy(&proc.join(file)));
+    }
+    // Each session has an autogroup of its own number.
+    let autogroup = lossy(&proc.join("autogroup"));
+    let nice = autogroup.split_once(' ').map_or("", |(_, nice)| nice);
+    facts.insert("autogroup".to_owned(), nice.to_owned());
+    for link in LINKS {
+        facts.insert((*link).to_owned(), link_of(&proc.join(link)));
+    }
+    status(&proc, "status", facts);
+    stat(&proc, "stat", facts);
+    descriptors(&proc, facts, inodes)?;
+    maps(&proc, facts)?;
+    threads(&proc, facts)
+}
+
+/// Where a process is in the tree, and how it ended if it has.
+fn kin(pid: u32) -> String {
+    let fields = tree::stat(pid).unwrap_or_default();
+    let field = |number: usize| fields.get(number - 3).cloned().unwrap_or_default();
+    let state = match field(3).as_str() {
+        "Z" => format!("ended with {}", field(52)),
+        "T" => "stopped".to_owned(),
+        _ => "alive".to_owned(),
+    };
+    format!(
+        "{state}, parent {}, group {}, session {}, exit signal {}",
+        field(4),
+        field(5),
+        field(6),
+        field(38)
+    )
+}
+
+/// What processes have in common: for each the first that has the same.
+fn shared(all: &[u32], facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+    type Same = fn(u32, u32) -> std::io::Result<bool>;
+    let kinds: [(&str, Same); 4] = [
+        ("memory", kcmp::same_memory),
+        ("table", kcmp::same_descriptor_table),
+        ("fs", kcmp::same_fs),
+        ("actions", kcmp::same_signal_handlers),
+    ];
+    for (kind, same) in kinds {
+        let mut first: Vec<u32> = Vec::new();
+        for &pid in all {
+            let mut equal = None;
+            for &other in &first {
+                if same(other, pid).map_err(|e| format!("compare {pid}: {e}"))? {
+                    equal = Some(other);
+                    break;
+                }
+            }
+            let owner = equal.unwrap_or(pid);
+            facts.insert(format!("share/{pid}/{kind}"), owner.to_string());
+            if equal.is_none() {
+                first.push(pid);
+            }
+        }
+    }
+    shared_files(all, facts)
+}
+
+/// Which descriptors refer to the same open file description.
+fn shared_files(all: &[u32], facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+    let mut first: BTreeMap<PathBuf, Vec<(u32, u32)>> = BTreeMap::new();
+    for &pid in all {
+        for fd in numbers(&PathBuf::from(format!("/proc/{pid}/fd")))? {
+            let Ok(link) = fs::read_link(format!("/proc/{pid}/fd/{fd}")) else {
+                continue;
+            };
+            let known = first.entry(link).or_default();
+            let same = |other: &(u32, u32)| {
+                kcmp::files(*other, (pid, fd)).is_ok_and(std::cmp::Ordering::is_eq)
+            };
+            let owner = match known.iter().find(|other| same(other)) {
+                Some(owner) => *owner,
+                None => {
+                    known.push((pid, fd));
+                    (pid, fd)
+                }
+            };
+            let (name, owner) = (format!("share/{pid}/fd/{fd}"), format!("{owner:?}"));
+            facts.insert(name, owner);
+        }
+    }
+    Ok(())
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for anything.
@@ -201,11 +298,14 @@ fn stat(dir: &Path, prefix: &str, facts: &mut BTreeMap<String, String>) {
     }
 }
 
-fn descriptors(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), String> {
-    let mut inodes = Vec::new();
+fn descriptors(
+    proc: &Path,
+    facts: &mut BTreeMap<String, String>,
+    inodes: &mut Vec<String>,
+) -> Result<(), String> {
     for fd in numbers(&proc.join("fd"))? {
         let link = link_of(&proc.join(format!("fd/{fd}")));
-        facts.insert(format!("fd/{fd}/link"), numbered_anew(&link, &mut inodes));
+        facts.insert(format!("fd/{fd}/link"), numbered_anew(&link, inodes));
         let info = lossy(&proc.join(format!("fdinfo/{fd}")));
         for (i, line) in info.lines().enumerate() {
             if let Some((name, value)) = fdinfo_fact(i, line) {

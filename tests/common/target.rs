@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 
 use super::icecore::{Finished, Icecore};
-use super::wait;
+use super::{tree, wait};
 
 const MUCH: &str = "
 import ctypes, mmap, os, select, signal, sys, tempfile, threading, time
@@ -148,12 +148,16 @@ impl Target {
     }
 
     /// Dumps it into `images` and reaps it: it is gone afterwards.
+    /// So is everything below it.
     pub(crate) fn dump(&mut self, images: &Path, args: &[&str]) -> Result<Finished, String> {
+        let below = tree::below(self.pid());
         let done = self.dump_command(images).args(args).succeed()?;
         let status = self.wait().map_err(|e| done.describe(&e))?;
         if status.signal() != Some(libc::SIGKILL) {
             return Err(done.describe(&format!("target ended otherwise than killed: {status}")));
         }
+        // Some may be reaped by others of them, some by this process.
+        tree::reap(&below).map_err(|e| done.describe(&e))?;
         match fs::symlink_metadata(format!("/proc/{}", self.pid())) {
             Ok(_) => Err(done.describe("target is still there")),
             Err(_) => Ok(done),
@@ -212,10 +216,12 @@ impl Drop for Target {
     fn drop(&mut self) {
         // Only a child of ours is ended: after a restore that failed the number
         // may belong to anyone.
-        if let Ok(None) = self.poll()
-            && kill_process(self.pid, Signal::KILL).is_ok()
-        {
-            let _ = self.wait();
+        if let Ok(None) = self.poll() {
+            let below = tree::below(self.pid());
+            if kill_process(self.pid, Signal::KILL).is_ok() {
+                let _ = self.wait();
+            }
+            tree::end(&below);
         }
     }
 }

@@ -40,6 +40,7 @@ mod sys;
 mod threads;
 mod timerfd;
 mod timers;
+mod tree;
 mod unix;
 mod unix_name;
 mod unix_queue;
@@ -87,6 +88,7 @@ fn all() -> Vec<Victim> {
         unix_name::victims(),
         unix_queue::victims(),
         timerfd::victims(),
+        tree::victims(),
     ]
     .into_iter()
     .flatten()

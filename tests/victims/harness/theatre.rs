@@ -12,6 +12,7 @@ use super::stage::{STAGE_VARIABLE, say};
 use super::victim::{Play, Victim};
 use crate::common::outside::Outside;
 use crate::common::target::Target;
+use crate::common::tree;
 use crate::common::wait;
 
 /// One run of a victim. Dropping it ends the victim and removes all files.
@@ -53,8 +54,10 @@ impl<'a> Theatre<'a> {
 
     /// Ends the victim, which must say that all is well.
     pub(crate) fn close(mut self) -> Result<(), String> {
+        let below = tree::below(self.target.pid());
         say(&self.stage(), "end")?;
         let status = self.target.wait().map_err(|e| self.with_log(&e))?;
+        tree::end(&below);
         match status.success() {
             true => Ok(()),
             false => Err(self.with_log(&format!("the victim ended with {status}"))),
