@@ -28,6 +28,7 @@ use icecore_images::task::TaskState;
 use rustix::fs::OFlags;
 
 use super::doers::Doers;
+use super::forest::is_dead;
 use super::ghost::Ghosts;
 use super::late::Courier;
 use super::limit::OpenFilesLimit;
@@ -213,10 +214,18 @@ pub(crate) fn place(
     close_all_but(&open, script);
 }
 
-/// Our numbers of the directories that tasks with this table are to enter.
+/// Our numbers of the directories that tasks with this table are to enter: the
+/// first of those that share an fs struct does it.
 fn directories_of(ctx: &RestoreContext<'_>, opened: &Opened, table: &FdTable) -> Vec<u32> {
-    let tasks = ctx.image.tasks.iter().filter(|t| t.fd_table == table.id);
-    let directories = tasks.filter_map(|task| fs_state::of_task(&opened.fs, task));
+    let tasks = || ctx.image.tasks.iter().filter(|task| !is_dead(task));
+    let enters = |task: &&TaskState| {
+        let first = tasks().find(|other| other.fs == task.fs);
+        first.is_some_and(|first| first.pid == task.pid)
+    };
+    let ours = tasks().filter(|task| task.fd_table == table.id);
+    let directories = ours
+        .filter(enters)
+        .filter_map(|task| fs_state::of_task(&opened.fs, task));
     directories
         .flat_map(fs_state::Directories::numbers)
         .collect()
@@ -297,8 +306,9 @@ pub(crate) fn finish(
     for (file, fd) in files().filter(|(file, _)| opened.doers.owns(table, file.id)) {
         owner::set(ctx, fd, file, script);
     }
-    for (file, fd) in own() {
-        lock::take(fd, file, script);
+    for (file, fd) in files() {
+        let sets_up = opened.doers.sets_up(table, file.id);
+        lock::take((fd, file), table.id, sets_up, script);
     }
 }
 

@@ -229,13 +229,11 @@ impl<'a> Forest<'a> {
         Ok(())
     }
 
-    /// The tasks that run, in the order in which they were created, by their
-    /// index in the image.
+    /// The tasks that run, by their index in the image.
     pub(super) fn running(&self, tasks: usize) -> Vec<Node> {
-        let created = self.created.iter().copied();
-        created
-            .filter(|&node| node < tasks && self.living[node].is_some())
-            .collect()
+        let all = self.living.iter().take(tasks).enumerate();
+        let running = all.filter(|(_, living)| living.is_some());
+        running.map(|(node, _)| node).collect()
     }
 
     /// The process of a node.

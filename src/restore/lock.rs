@@ -2,6 +2,7 @@
 //! holds them; the task itself takes them again, none of them waiting.
 
 use icecore_images::files::{FileKind, OpenFile};
+use icecore_images::ids::FdTableId;
 use icecore_images::lock::{FileLock, LockKind};
 use icecore_images::regular::FileRef;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock};
@@ -84,11 +85,21 @@ fn holder_of(fd: impl std::os::fd::AsFd, wanted: &FileLock) -> Option<i32> {
     found.map(|held| held.pid)
 }
 
-/// Takes the locks of the description that the task has as `fd`. In the task,
-/// which owns POSIX locks, and after everything that closes a descriptor in
-/// it: closing any of a file gives up all POSIX locks on that file.
-pub(super) fn take(fd: u32, file: &OpenFile, script: &mut Script) {
-    for lock in &file.locks {
+/// Takes the locks of the description that the task has as `fd`: its own
+/// table's POSIX locks, and those of the description if it `sets_up` that. In the
+/// task, whose table owns POSIX locks, and after everything that closes a
+/// descriptor in it: closing any of a file gives up all POSIX locks on that file.
+pub(super) fn take(
+    (fd, file): (u32, &OpenFile),
+    table: FdTableId,
+    sets_up: bool,
+    script: &mut Script,
+) {
+    let ours = |lock: &&FileLock| match lock.kind {
+        LockKind::Posix => lock.table == Some(table),
+        LockKind::Ofd | LockKind::Flock => sets_up,
+    };
+    for lock in file.locks.iter().filter(ours) {
         let what = format!("lock descriptor {fd}: {}", shown(lock));
         let command = match lock.kind {
             LockKind::Flock => {

@@ -1,7 +1,7 @@
 //! Turning the processes of a tree into its tasks, up to their final registers:
 //! each stage for all of them before the next begins, so that what some share
-//! is there for all. What is shared is rebuilt once, by whoever was created
-//! first.
+//! is there for all. What is shared is rebuilt once, by the first in the image
+//! of those who have it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -68,7 +68,7 @@ impl Materials {
     }
 }
 
-/// Who rebuilds what is shared: of those who have it the first created.
+/// Who rebuilds what is shared: of those who have it the first in the image.
 #[derive(Debug)]
 pub(super) struct First {
     order: Vec<Node>,
@@ -96,7 +96,7 @@ impl First {
         self.memory.get(&task.mm.0).copied()
     }
 
-    /// All tasks, as they were created.
+    /// All tasks, in the image's order.
     pub(super) fn order(&self) -> &[Node] {
         &self.order
     }

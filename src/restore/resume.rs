@@ -26,7 +26,7 @@ use crate::tracer::remote::Remote;
 /// Makes every task ready to go: each thread has its final registers.
 ///
 /// Who shares an address space leaves the restorer before the one that unmaps
-/// it, the first created.
+/// it, the first in the image.
 pub(super) fn finish_all(
     ctx: &RestoreContext<'_>,
     forest: &mut Forest<'_>,

@@ -3,6 +3,9 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::family::{Relative, child, child_with, pipe};
 use crate::harness::{Stage, Victim};
@@ -124,29 +127,31 @@ fn holder(file: &File, start: u64) -> Result<u32, String> {
     Ok(if free { 0 } else { lock[3] as u32 })
 }
 
+fn open(path: &Path) -> Result<File, String> {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(|e| e.to_string())
+}
+
 /// Each has a byte of a file that both have open, and a flock in common.
 fn locks(stage: &mut Stage) -> Result<(), String> {
-    let path = stage.dir().join("locked");
-    fs::write(&path, [0; 64]).map_err(|e| e.to_string())?;
-    let open = || {
-        let mut options = File::options();
-        options.read(true).write(true).open(&path).map_err(|e| e.to_string())
-    };
-    let (file, whole) = (open()?, open()?);
+    // Closing any descriptor of a file gives up all one's POSIX locks on it.
+    let (bytes, whole) = (stage.dir().join("bytes"), stage.dir().join("whole"));
+    let (file, locked) = (open(&bytes)?, open(&whole)?);
     lock(&file, 1)?;
-    rustix::fs::flock(&whole, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|e| e.to_string())?;
+    flock(&locked, FlockOperation::LockExclusive).map_err(|e| e.to_string())?;
     let theirs = file.try_clone().map_err(|e| e.to_string())?;
     let parent = std::process::id();
     let mut relative: Relative = child(move || {
         lock(&theirs, 2)?;
-        Ok(Box::new(move || same("holder of byte 1", &holder(&theirs, 1)?, &parent)))
+        Ok(Box::new(move || {
+            same("holder of byte 1", &holder(&theirs, 1)?, &parent)
+        }))
     })?;
     while stage.next()? {
         relative.check()?;
         same("holder of byte 2", &holder(&file, 2)?, &relative.pid)?;
-        let other = open()?;
-        let taken = rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockShared);
+        let taken = flock(open(&whole)?, FlockOperation::NonBlockingLockShared);
         same("flock", &taken.is_err(), &true)?;
     }
     Ok(())

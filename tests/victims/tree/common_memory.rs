@@ -79,7 +79,10 @@ fn shared(stage: &mut Stage) -> Result<(), String> {
         relatives.iter_mut().try_for_each(Relative::check)?;
         expected += 1;
         for memory in all {
-            let now: Vec<u32> = memory[..3].iter().map(|w| w.load(Ordering::SeqCst)).collect();
+            let now: Vec<u32> = memory[..3]
+                .iter()
+                .map(|w| w.load(Ordering::SeqCst))
+                .collect();
             same("counters", &now, &vec![expected; 3])?;
         }
     }
@@ -97,7 +100,11 @@ fn copied(stage: &mut Stage) -> Result<(), String> {
         move || {
             for (n, word) in memory.iter().enumerate() {
                 let changed = n % 2048 < 4;
-                let expected = if changed { n as u32 + base * round } else { n as u32 };
+                let expected = if changed {
+                    n as u32 + base * round
+                } else {
+                    n as u32
+                };
                 same("word", &word.load(Ordering::SeqCst), &expected)?;
                 if changed {
                     word.fetch_add(base, Ordering::SeqCst);

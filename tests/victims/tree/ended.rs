@@ -1,6 +1,6 @@
 //! Children that have ended and were not reaped.
 
-use rustix::process::{Signal, WaitIdOptions, WaitId, Pid, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
 use super::family::{clone, end, signal, sleep, wait_for};
 use crate::harness::{Stage, Victim};
@@ -26,13 +26,17 @@ fn dead(how: impl FnOnce()) -> Result<u32, String> {
 fn until_dead(pid: u32) -> Result<(), String> {
     let raw = Pid::from_raw(pid.cast_signed()).ok_or("pid 0")?;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(raw), options).map(drop).map_err(|e| e.to_string())
+    waitid(WaitId::Pid(raw), options)
+        .map(drop)
+        .map_err(|e| e.to_string())
 }
 
 fn family() -> Result<[(u32, i32); 4], String> {
-    let of = |signal: i32| move || {
-        // SAFETY: takes a number.
-        unsafe { libc::raise(signal) };
+    let of = |signal: i32| {
+        move || {
+            // SAFETY: takes a number.
+            unsafe { libc::raise(signal) };
+        }
     };
     let no_core = [0_u64, 0];
     call("setrlimit", libc::SYS_setrlimit, &[4, at(&no_core)])?;
@@ -65,7 +69,11 @@ const SIGCHLD_ONLY: u64 = 1 << (libc::SIGCHLD - 1);
 /// The signal of a death that was taken does not come again; one that waits to
 /// be taken does so once.
 fn told(stage: &mut Stage) -> Result<(), String> {
-    call("block", libc::SYS_rt_sigprocmask, &[0, at(&SIGCHLD_ONLY), 0, 8])?;
+    call(
+        "block",
+        libc::SYS_rt_sigprocmask,
+        &[0, at(&SIGCHLD_ONLY), 0, 8],
+    )?;
     let taken = dead(|| end(1))?;
     until_dead(taken)?;
     same("told of the first", &take()?, &Some(taken))?;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 
-use rustix::process::{Pid, Signal, kill_process, waitpid, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::sys::call;
 
@@ -19,9 +19,7 @@ pub(super) struct Relative {
 }
 
 /// Makes a child. It runs `set_up`, and what that gives whenever it is asked.
-pub(super) fn child(
-    set_up: impl FnOnce() -> Result<Job, String>,
-) -> Result<Relative, String> {
+pub(super) fn child(set_up: impl FnOnce() -> Result<Job, String>) -> Result<Relative, String> {
     child_with(0, set_up)
 }
 
@@ -85,6 +83,14 @@ fn serve(
 
 /// Forks; 0 in the child.
 pub(super) fn clone(flags: i32) -> Result<u32, String> {
+    if flags == 0 {
+        // The C library's, which has its own state put right in the child.
+        // SAFETY: victims have one thread here.
+        return match unsafe { libc::fork() } {
+            -1 => Err(format!("fork: {}", std::io::Error::last_os_error())),
+            pid => Ok(pid as u32),
+        };
+    }
     let flags = (flags | libc::SIGCHLD) as u64;
     call("clone", libc::SYS_clone, &[flags, 0, 0, 0, 0]).map(|pid| pid as u32)
 }
@@ -112,7 +118,9 @@ pub(super) fn pipe() -> Result<(File, File), String> {
 pub(super) fn wait_for(pid: u32) -> Result<i32, String> {
     let raw = Pid::from_raw(pid.cast_signed()).ok_or("pid 0")?;
     let waited = waitpid(Some(raw), WaitOptions::empty()).map_err(|e| e.to_string())?;
-    waited.map(|(_, status)| status.as_raw()).ok_or("no status".to_owned())
+    waited
+        .map(|(_, status)| status.as_raw())
+        .ok_or("no status".to_owned())
 }
 
 /// Sends a signal.
@@ -124,7 +132,9 @@ pub(super) fn signal(pid: u32, signal: Signal) -> Result<(), String> {
 impl Relative {
     /// Lets it check itself.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        self.ask.write_all(&[1]).map_err(|e| format!("ask {}: {e}", self.pid))?;
+        self.ask
+            .write_all(&[1])
+            .map_err(|e| format!("ask {}: {e}", self.pid))?;
         self.hear()
     }
 
@@ -136,11 +146,6 @@ impl Relative {
             [1] => Ok(()),
             _ => Err(format!("relative {} is not well", self.pid)),
         }
-    }
-
-    /// Ends it, and reaps it if it is a child of this process.
-    pub(super) fn kill(self) -> Result<(), String> {
-        signal(self.pid, Signal::KILL)
     }
 }
 

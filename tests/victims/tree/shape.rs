@@ -1,6 +1,6 @@
 //! Who is whose child, in which session and group.
 
-use rustix::process::{Signal, getpid, set_child_subreaper, setpgid, setsid, Pid};
+use rustix::process::{Pid, Signal, getpid, set_child_subreaper, setpgid, setsid};
 
 use super::family::{Job, Relative, child, child_with, clone, end, signal, sleep, wait_for};
 use crate::common::tree;
@@ -136,7 +136,9 @@ fn groups(stage: &mut Stage) -> Result<(), String> {
     let leader = child(|| own_group().and_then(|()| nothing()))?;
     let gone = child(|| own_group().and_then(|()| nothing()))?;
     let moved = child(|| own_group().and_then(|()| nothing()))?;
-    let (mut in_group, raw) = (Vec::new(), |r: &Relative| Pid::from_raw(r.pid.cast_signed()));
+    let (mut in_group, raw) = (Vec::new(), |r: &Relative| {
+        Pid::from_raw(r.pid.cast_signed())
+    });
     for of in [&leader, &gone, &moved] {
         let (group, member) = (raw(of), child(nothing)?);
         setpgid(raw(&member), group).map_err(|e| e.to_string())?;
@@ -186,7 +188,9 @@ fn threads(stage: &mut Stage) -> Result<(), String> {
             for n in 0..4_u32 {
                 threads.spawn(move || {
                     let tid = crate::sys::tid();
-                    Ok(Box::new(move || same(&format!("tid {n}"), &crate::sys::tid(), &tid)))
+                    Ok(Box::new(move || {
+                        same(&format!("tid {n}"), &crate::sys::tid(), &tid)
+                    }))
                 })?;
             }
             Ok(Box::new(move || threads.check()))

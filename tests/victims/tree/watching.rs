@@ -38,7 +38,10 @@ fn events(instance: &OwnedFd) -> Result<Vec<u64>, String> {
     }; 4];
     let found = epoll::wait(instance, &mut events[..], Some(&Timespec::default()));
     let count = found.map_err(|e| e.to_string())?;
-    Ok(events[..count].iter().map(|event| event.data.u64()).collect())
+    Ok(events[..count]
+        .iter()
+        .map(|event| event.data.u64())
+        .collect())
 }
 
 fn watch(instance: &OwnedFd, fd: impl std::os::fd::AsFd, data: u64) -> Result<(), String> {
@@ -134,9 +137,7 @@ fn proc_files(stage: &mut Stage) -> Result<(), String> {
     let pid = relative.pid;
     let mut file = File::open(format!("/proc/{pid}/comm")).map_err(|e| e.to_string())?;
     let mut theirs = file.try_clone().map_err(|e| e.to_string())?;
-    let mut sibling = child(move || {
-        Ok(Box::new(move || name(&mut theirs).map(drop)))
-    })?;
+    let mut sibling = child(move || Ok(Box::new(move || name(&mut theirs).map(drop))))?;
     let before = name(&mut file)?;
     while stage.next()? {
         sibling.check()?;
