@@ -138,7 +138,6 @@ fn locks(stage: &mut Stage) -> Result<(), String> {
     // Closing any descriptor of a file gives up all one's POSIX locks on it.
     let (bytes, whole) = (stage.dir().join("bytes"), stage.dir().join("whole"));
     let (file, locked) = (open(&bytes)?, open(&whole)?);
-    lock(&file, 1)?;
     flock(&locked, FlockOperation::LockExclusive).map_err(|e| e.to_string())?;
     let theirs = file.try_clone().map_err(|e| e.to_string())?;
     let parent = std::process::id();
@@ -148,6 +147,8 @@ fn locks(stage: &mut Stage) -> Result<(), String> {
             same("holder of byte 1", &holder(&theirs, 1)?, &parent)
         }))
     })?;
+    // Now: this process has closed the child's descriptor.
+    lock(&file, 1)?;
     while stage.next()? {
         relative.check()?;
         same("holder of byte 2", &holder(&file, 2)?, &relative.pid)?;
