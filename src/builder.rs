@@ -14,6 +14,17 @@ use crate::options::{
 use crate::outside::OutsideRule;
 use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
 
+/// Steps that each set one option.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.options.$name = $name;
+            self
+        }
+    )*};
+}
+
 /// A dump, to be configured and run.
 #[derive(Debug, Clone)]
 pub struct Dump {
@@ -32,34 +43,17 @@ impl Dump {
         self.after(if yes { After::Run } else { After::Kill })
     }
 
-    /// What becomes of the process afterwards.
-    pub fn after(mut self, after: After) -> Self {
-        self.options.after = after;
-        self
-    }
-
-    /// Time limit for freezing.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = timeout;
-        self
-    }
-
-    /// Largest content of a deleted file that is carried, bytes.
-    pub fn ghost_limit(mut self, bytes: u64) -> Self {
-        self.options.ghost_limit = bytes;
-        self
-    }
-
-    /// Whether its session and process group may be led from outside (`-j`).
-    pub fn shell_job(mut self, yes: bool) -> Self {
-        self.options.shell_job = yes;
-        self
-    }
-
-    /// Injects although a seccomp filter could kill the process.
-    pub fn risk_seccomp(mut self, yes: bool) -> Self {
-        self.options.risk_seccomp = yes;
-        self
+    settings! {
+        /// What becomes of the process afterwards.
+        after: After;
+        /// Time limit for freezing.
+        timeout: Duration;
+        /// Largest content of a deleted file that is carried, bytes.
+        ghost_limit: u64;
+        /// Whether its session and process group may be led from outside (`-j`).
+        shell_job: bool;
+        /// Injects although a seccomp filter could kill the process.
+        risk_seccomp: bool;
     }
 
     /// Adds a rule for connections to the outside; the last that matches holds.
@@ -125,16 +119,11 @@ impl Dump {
         self
     }
 
-    /// Who is told of stages and progress.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.options.observer = observer;
-        self
-    }
-
-    /// A way to end the dump early, the process unharmed.
-    pub fn cancel(mut self, cancel: Cancel) -> Self {
-        self.options.cancel = cancel;
-        self
+    settings! {
+        /// Who is told of stages and progress.
+        observer: Arc<dyn Observer>;
+        /// A way to end the dump early, the process unharmed.
+        cancel: Cancel;
     }
 
     /// Puts the process to sleep. Whatever goes wrong, it goes on as if
@@ -196,47 +185,22 @@ impl Restore {
         RestoreOptions::new(images_dir).into()
     }
 
-    /// Whether the process is on its own afterwards (`-d`).
-    pub fn detached(mut self, yes: bool) -> Self {
-        self.options.detached = yes;
-        self
-    }
-
-    /// Whether it becomes a child of this process' parent (`-S`).
-    pub fn sibling(mut self, yes: bool) -> Self {
-        self.options.sibling = yes;
-        self
-    }
-
-    /// Whether it is left stopped (`-s`).
-    pub fn leave_stopped(mut self, yes: bool) -> Self {
-        self.options.leave_stopped = yes;
-        self
-    }
-
-    /// Whether a process whose session was led from outside joins ours (`-j`).
-    pub fn shell_job(mut self, yes: bool) -> Self {
-        self.options.shell_job = yes;
-        self
-    }
-
-    /// Which pids it gets.
-    pub fn pids(mut self, pids: PidPolicy) -> Self {
-        self.options.pids = pids;
-        self
-    }
-
-    /// Whether CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from the dump (the
-    /// default) or are those of this host.
-    pub fn clock_from_dump(mut self, yes: bool) -> Self {
-        self.options.clock_from_dump = yes;
-        self
-    }
-
-    /// Whether only obstacles are looked for.
-    pub fn dry_run(mut self, yes: bool) -> Self {
-        self.options.dry_run = yes;
-        self
+    settings! {
+        /// Whether the process is on its own afterwards (`-d`).
+        detached: bool;
+        /// Whether it becomes a child of this process' parent (`-S`).
+        sibling: bool;
+        /// Whether it is left stopped (`-s`).
+        leave_stopped: bool;
+        /// Whether a process whose session was led from outside joins ours (`-j`).
+        shell_job: bool;
+        /// Which pids it gets.
+        pids: PidPolicy;
+        /// Whether CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from the dump (the
+        /// default) or are those of this host.
+        clock_from_dump: bool;
+        /// Whether only obstacles are looked for.
+        dry_run: bool;
     }
 
     /// Adds a rule for connections to the outside, which goes before what the
@@ -272,16 +236,11 @@ impl Restore {
         self
     }
 
-    /// Who is told of stages and progress.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.options.observer = observer;
-        self
-    }
-
-    /// A way to end the restore early, with nothing left behind.
-    pub fn cancel(mut self, cancel: Cancel) -> Self {
-        self.options.cancel = cancel;
-        self
+    settings! {
+        /// Who is told of stages and progress.
+        observer: Arc<dyn Observer>;
+        /// A way to end the restore early, with nothing left behind.
+        cancel: Cancel;
     }
 
     /// Wakes the process up; returns once it runs. Whatever goes wrong, nothing

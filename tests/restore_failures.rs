@@ -7,12 +7,11 @@ mod common;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use common::icecore::Icecore;
-use common::target::Target;
+use common::perl::{SLEEP, end, exists, parent, perl, settled, state, status_line};
 use common::wait;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use tempfile::TempDir;
 
 type Result<T = ()> = std::result::Result<T, String>;
@@ -40,61 +39,6 @@ impl Scratch {
             .arg(self.images())
     }
 }
-
-/// A perl program in a session of its own.
-fn perl(program: &str) -> Result<Target> {
-    let mut command = Command::new("setsid");
-    command.args(["perl", "-e", program]).current_dir("/");
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let target = Target::spawn(&mut command)?;
-    settled(target.pid())?;
-    Ok(target)
-}
-
-/// Waits until the process sleeps in perl.
-fn settled(pid: u32) -> Result {
-    wait::until("perl to sleep", wait::LIMIT, || {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).map_err(|e| e.to_string())?;
-        Ok((comm == "perl\n" && state(pid)? == 'S').then_some(()))
-    })
-}
-
-fn stat_fields(pid: u32) -> Result<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    let stat = stat.map_err(|e| format!("stat of {pid}: {e}"))?;
-    let (_, rest) = stat.rsplit_once(')').ok_or("stat")?;
-    Ok(rest.split_whitespace().map(str::to_owned).collect())
-}
-
-fn state(pid: u32) -> Result<char> {
-    let fields = stat_fields(pid)?;
-    fields[0].chars().next().ok_or_else(|| "state".to_owned())
-}
-
-fn parent(pid: u32) -> Result<u32> {
-    stat_fields(pid)?[1].parse().map_err(|e| format!("{e}"))
-}
-
-fn status_line(pid: u32, key: &str) -> Result<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
-    let line = status.lines().find(|l| l.starts_with(key));
-    line.map(str::to_owned).ok_or_else(|| format!("no {key}"))
-}
-
-fn exists(pid: u32) -> bool {
-    fs::exists(format!("/proc/{pid}")).unwrap_or(true)
-}
-
-/// Kills a process and reaps it if it is a child of ours.
-fn end(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        let _ = kill_process(pid, Signal::KILL);
-        let _ = waitpid(Some(pid), WaitOptions::empty());
-    }
-}
-
-const SLEEP: &str = "sleep 1000 while 1";
 
 #[test]
 fn nothing_is_left() -> Result {

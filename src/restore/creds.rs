@@ -51,16 +51,8 @@ pub(super) fn restore(own: &CredsState, then: &CredsState, script: &mut Script) 
     if uids {
         let kept = own.securebits | SECBIT_NO_SETUID_FIXUP;
         set_securebits(script, own.securebits, kept);
-        let [real, effective, saved, fs] = then.uids;
-        let nr = libc::SYS_setresuid as u32;
-        script.call("set the uids", nr, args![real, effective, saved]);
-        if fs != effective {
-            script.call(
-                "set the filesystem uid",
-                libc::SYS_setfsuid as u32,
-                args![fs],
-            );
-        }
+        let numbers = (libc::SYS_setresuid, libc::SYS_setfsuid);
+        set_ids(script, "uid", numbers, then.uids);
         set_securebits(script, kept, then.securebits);
     } else {
         set_securebits(script, own.securebits, then.securebits);
@@ -99,6 +91,18 @@ fn ambient(own: &CredsState, then: &CredsState, script: &mut Script) {
     }
 }
 
+/// Real, effective and saved id by one call; the filesystem's, which follows the
+/// effective one, by the other where it differs.
+fn set_ids(script: &mut Script, what: &str, (setres, setfs): (i64, i64), ids: [u32; 4]) {
+    let [real, effective, saved, fs] = ids;
+    let args = args![real, effective, saved];
+    script.call(format!("set the {what}s"), setres as u32, args);
+    if fs != effective {
+        let what = format!("set the filesystem {what}");
+        script.call(what, setfs as u32, args![fs]);
+    }
+}
+
 fn groups(own: &CredsState, then: &CredsState, script: &mut Script) {
     if then.groups != own.groups {
         let list: Vec<u8> = then.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
@@ -107,16 +111,8 @@ fn groups(own: &CredsState, then: &CredsState, script: &mut Script) {
         script.call("set the groups", nr, args![then.groups.len(), list]);
     }
     if then.gids != own.gids {
-        let [real, effective, saved, fs] = then.gids;
-        let nr = libc::SYS_setresgid as u32;
-        script.call("set the gids", nr, args![real, effective, saved]);
-        if fs != effective {
-            script.call(
-                "set the filesystem gid",
-                libc::SYS_setfsgid as u32,
-                args![fs],
-            );
-        }
+        let numbers = (libc::SYS_setresgid, libc::SYS_setfsgid);
+        set_ids(script, "gid", numbers, then.gids);
     }
 }
 

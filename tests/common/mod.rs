@@ -5,6 +5,7 @@
 pub(crate) mod icecore;
 pub(crate) mod memory_group;
 pub(crate) mod outside;
+pub(crate) mod perl;
 pub(crate) mod reencode;
 pub(crate) mod target;
 pub(crate) mod tree;

@@ -24,13 +24,13 @@ pub(crate) fn programs() -> Vec<Victim> {
 fn python(_: &Path) -> Result<Command, String> {
     // Debian's: what is called python3 in PATH may be a shell script.
     let mut command = in_session("/usr/bin/python3");
-    command.arg(source("busy.py"));
+    command.arg("-B").arg(source("busy.py"));
     Ok(command)
 }
 
 fn asyncio(_: &Path) -> Result<Command, String> {
     let mut command = in_session("/usr/bin/python3");
-    command.arg(source("event_loop.py"));
+    command.arg("-B").arg(source("event_loop.py"));
     Ok(command)
 }
 

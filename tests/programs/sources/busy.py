@@ -9,33 +9,9 @@ import sys
 import threading
 import time
 
-STAGE = os.environ["ICECORE_STAGE"]
+from stage import DIR, Stage
+
 LIMIT = 30.0
-
-
-class Stage:
-    """The stage protocol: see tests/victims/harness/stage.rs."""
-
-    def __init__(self):
-        self.round = 0
-        self.deadline = time.time() + 300
-
-    def next(self):
-        draft = os.path.join(STAGE, ".draft")
-        with open(draft, "w"):
-            pass
-        os.rename(draft, os.path.join(STAGE, f"ready-{self.round}"))
-        go = os.path.join(STAGE, f"go-{self.round}")
-        end = os.path.join(STAGE, "end")
-        self.round += 1
-        while True:
-            if os.path.exists(go):
-                return True
-            if os.path.exists(end):
-                return False
-            if time.time() > self.deadline:
-                sys.exit("abandoned by the harness")
-            time.sleep(0.002)
 
 
 class Chain(threading.Thread):
@@ -118,7 +94,7 @@ class Database:
     """Always in the middle of a transaction."""
 
     def __init__(self):
-        self.path = os.path.join(STAGE, "rows.db")
+        self.path = os.path.join(DIR, "rows.db")
         self.rows = 0
         self.connection = sqlite3.connect(self.path, isolation_level=None)
         self.connection.execute("pragma cache_spill = 1")

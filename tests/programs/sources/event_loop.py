@@ -2,37 +2,12 @@
 the event loop through a pair of sockets."""
 
 import asyncio
-import os
 import sys
 import time
 
-STAGE = os.environ["ICECORE_STAGE"]
+from stage import Stage
+
 LIMIT = 30.0
-
-
-class Stage:
-    """The stage protocol: see tests/victims/harness/stage.rs."""
-
-    def __init__(self):
-        self.round = 0
-        self.deadline = time.time() + 300
-
-    async def next(self):
-        draft = os.path.join(STAGE, ".draft")
-        with open(draft, "w"):
-            pass
-        os.rename(draft, os.path.join(STAGE, f"ready-{self.round}"))
-        go = os.path.join(STAGE, f"go-{self.round}")
-        end = os.path.join(STAGE, "end")
-        self.round += 1
-        while True:
-            if os.path.exists(go):
-                return True
-            if os.path.exists(end):
-                return False
-            if time.time() > self.deadline:
-                sys.exit("abandoned by the harness")
-            await asyncio.sleep(0.002)
 
 
 class Ticker:
@@ -71,7 +46,7 @@ async def main():
     running = [asyncio.create_task(ticker.run()) for ticker in tickers]
     running.append(asyncio.create_task(double(work, done)))
     stage = Stage()
-    while await stage.next():
+    while await stage.anext():
         for ticker in tickers:
             await ticker.check()
         await work.put(21)
