@@ -51,6 +51,18 @@ pub enum DumpError {
         #[source]
         source: TraceError,
     },
+    /// The cgroup that stands still, or is to bring the target to a standstill,
+    /// cannot be used for it.
+    #[error("dump: cgroup {}: {what}", .dir.display())]
+    Freezer {
+        /// Its directory.
+        dir: PathBuf,
+        /// What cannot be done.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// There is no thread to trace from.
     #[error("dump: start a thread")]
     Thread {

@@ -1,5 +1,6 @@
 //! `icecore inspect`: what an image holds, for people and for programs.
 
+mod cgroups;
 mod date;
 pub(super) mod descriptors;
 mod memory;
@@ -20,7 +21,7 @@ use super::common::Common;
 use super::image_dir::ImageDir;
 use super::{CliError, report};
 
-/// Show what an image holds: tasks, threads, memory, descriptors
+/// Show what an image holds: tasks, threads, memory, descriptors, cgroups
 ///
 /// With --json all of it, field by field, for programs. The image's metadata
 /// is checked as restore checks it; its pages are not read (`icecore verify`
@@ -86,6 +87,7 @@ fn text(image: &Image) -> String {
         descriptors::show(&mut out, checkpoint, table);
     }
     objects::show(&mut out, checkpoint);
+    cgroups::show(&mut out, checkpoint);
     out
 }
 

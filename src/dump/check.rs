@@ -9,10 +9,11 @@ use crate::options::DumpOptions;
 /// moment it takes to look at it; nothing is copied or written.
 pub(crate) fn blockers(options: &DumpOptions) -> Result<Vec<Blocker>, DumpError> {
     on_thread_of_its_own(|| {
-        let mut frozen = freeze(options)?;
+        let (mut frozen, standstill) = freeze(options)?;
         let mut ctx = DumpContext::new(options);
         gather(&mut ctx, &mut frozen)?;
         let pid = options.pid;
+        standstill.end();
         frozen
             .resume()
             .map_err(|source| DumpError::Release { pid, source })?;

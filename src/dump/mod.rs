@@ -13,6 +13,7 @@
 //!   verified, and ended only after that.
 
 mod cgroup;
+mod cgroup_freezer;
 mod cgroup_tree;
 mod connection;
 mod copy;
@@ -100,6 +101,7 @@ use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
 use crate::tracer::keeper::Keeper;
 use crate::tracer::{Frozen, FrozenTask, Guardian};
+use cgroup_freezer::Standstill;
 use kin::Sharing;
 use members::Members;
 use stopwatch::Stopwatch;
@@ -113,8 +115,11 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
         let first_to_go = oom::FirstToGo::now();
         tell(options, Stage::PreDump)?;
         let (writer, guardian) = leftovers::open_image(options)?;
-        let mut frozen = freeze(options)?;
+        // Dropped before what is frozen: cgroups stand still again before their
+        // tasks are let go.
+        let (mut frozen, standstill) = freeze(options)?;
         let mut ctx = DumpContext::new(options);
+        ctx.tables.cgroups.thawed = standstill.found();
         ctx.frozen_since = Some(frozen.since);
         gather(&mut ctx, &mut frozen)?;
         let keeper = keep(&mut ctx, writer.id(), &first_to_go)?;
@@ -125,7 +130,7 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
         tell(options, Stage::PostDump)
             .and_then(|()| go_on(options))
             .inspect_err(|_| discard(options))?;
-        release(&mut ctx, frozen, keeper)?;
+        release(&mut ctx, frozen, standstill, keeper)?;
         ctx.stats.write_us += micros(committed.write);
         ctx.stats.sync_us = micros(committed.sync);
         ctx.stats.bytes_written = committed.bytes;
@@ -253,15 +258,22 @@ fn nobody_new(options: &DumpOptions, frozen: &Frozen) -> Result<(), DumpError> {
     }
 }
 
-fn freeze(options: &DumpOptions) -> Result<Frozen, DumpError> {
+fn freeze(options: &DumpOptions) -> Result<(Frozen, Standstill), DumpError> {
     let pid = options.pid;
-    Frozen::freeze(pid, options.timeout).map_err(|source| DumpError::Freeze { pid, source })
+    let mut standstill = Standstill::of(options)?;
+    let frozen = match standstill.is_needed() {
+        true => Frozen::freeze_thawing(pid, options.timeout, &mut || standstill.thaw()),
+        false => Frozen::freeze(pid, options.timeout),
+    };
+    let frozen = frozen.map_err(|source| DumpError::Freeze { pid, source })?;
+    Ok((frozen, standstill))
 }
 
 /// Lets the target go, as it was asked for.
 fn release(
     ctx: &mut DumpContext<'_>,
     frozen: Frozen,
+    standstill: Standstill,
     keeper: Option<Keeper>,
 ) -> Result<(), DumpError> {
     let pid = ctx.options.pid;
@@ -275,6 +287,9 @@ fn release(
     }
     let since = frozen.since;
     ctx.stats.freezing_us = micros(frozen.freezing);
+    if ctx.options.after != After::Kill {
+        standstill.end();
+    }
     let released = match ctx.options.after {
         After::Kill => frozen.kill(),
         After::Run => frozen.resume(),

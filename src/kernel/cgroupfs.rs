@@ -251,6 +251,24 @@ pub(crate) fn is_frozen(dir: &Path) -> bool {
             .any(|line| line == "frozen 1")
 }
 
+/// The file that makes a cgroup stand still, and what is written there for
+/// that and to let it go on; `None` for a directory that is no such cgroup.
+pub(crate) fn freezer(dir: &Path) -> Option<(PathBuf, &'static str, &'static str)> {
+    let (v1, v2) = (dir.join("freezer.state"), dir.join("cgroup.freeze"));
+    if v1.exists() {
+        return Some((v1, "FROZEN", "THAWED"));
+    }
+    v2.exists().then_some((v2, "1", "0"))
+}
+
+/// Whether all of a cgroup stands still, or its version 1 says so.
+pub(crate) fn stands_still(dir: &Path) -> bool {
+    text(dir, "freezer.state") == "FROZEN"
+        || text(dir, "cgroup.events")
+            .lines()
+            .any(|line| line == "frozen 1")
+}
+
 /// Whether a cgroup has been told to freeze.
 pub(crate) fn freezes_itself(dir: &Path) -> bool {
     text(dir, "freezer.self_freezing") == "1" || text(dir, "cgroup.freeze") == "1"

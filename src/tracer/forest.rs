@@ -56,8 +56,27 @@ impl Frozen {
     ///
     /// The calling thread is the tracer: everything goes on when it ends.
     pub fn freeze(root: u32, limit: Duration) -> Result<Self, FreezeError> {
+        Self::take_over(root, limit, None)
+    }
+
+    /// The same for a forest that stands still already, by its cgroup: `thaw`
+    /// is called when every thread has been told to stop, before which nobody
+    /// can.
+    pub fn freeze_thawing(
+        root: u32,
+        limit: Duration,
+        thaw: &mut dyn FnMut() -> std::io::Result<()>,
+    ) -> Result<Self, FreezeError> {
+        Self::take_over(root, limit, Some(thaw))
+    }
+
+    fn take_over(root: u32, limit: Duration, thaw: Thaw<'_>) -> Result<Self, FreezeError> {
         refuse::check(root)?;
         let since = Instant::now();
+        let known = match thaw {
+            Some(_) => descendants(root)?,
+            None => vec![root],
+        };
         let mut freezing = Freezing {
             root,
             deadline: since + limit,
@@ -65,8 +84,9 @@ impl Frozen {
             tasks: Vec::new(),
             standing: BTreeSet::new(),
             dead: BTreeSet::new(),
+            thaw,
         };
-        freezing.freeze(vec![root])?;
+        freezing.freeze(known)?;
         freezing.follow()?;
         let (tasks, zombies) = freezing.arrange()?;
         let mut frozen = Self {
@@ -205,8 +225,7 @@ struct Growing {
 }
 
 /// What is frozen so far.
-#[derive(Debug)]
-struct Freezing {
+struct Freezing<'a> {
     root: u32,
     deadline: Instant,
     limit: Duration,
@@ -216,9 +235,13 @@ struct Freezing {
     standing: BTreeSet<u32>,
     /// Children of theirs that had ended.
     dead: BTreeSet<u32>,
+    /// Called when everyone has been told to stop.
+    thaw: Thaw<'a>,
 }
 
-impl Freezing {
+type Thaw<'a> = Option<&'a mut dyn FnMut() -> std::io::Result<()>>;
+
+impl Freezing<'_> {
     /// Freezes all that can be found below the tasks that stand.
     fn follow(&mut self) -> Result<(), FreezeError> {
         let (mut from, mut quiet) = (0, 0);
@@ -271,7 +294,7 @@ impl Freezing {
 
     /// Stops the threads that have appeared since the last time; gives the
     /// tasks that had none.
-    fn seize_new_threads(&self, open: &mut Vec<Growing>) -> Result<Vec<Growing>, FreezeError> {
+    fn seize_new_threads(&mut self, open: &mut Vec<Growing>) -> Result<Vec<Growing>, FreezeError> {
         let mut new = Vec::new();
         let mut owners = HashMap::new();
         for (index, task) in open.iter().enumerate() {
@@ -283,6 +306,9 @@ impl Freezing {
             }
         }
         let mut seized = freeze::seize_all(asleep::read(&new))?;
+        if let Some(thaw) = self.thaw.take() {
+            thaw().map_err(|source| FreezeError::Thaw { source })?;
+        }
         let mut growing = vec![false; open.len()];
         for (running, _) in &seized {
             growing[owners[&running.tid()]] = true;
@@ -384,6 +410,22 @@ impl Growing {
 }
 
 /// The children of tasks, given by pid and threads, as pairs of parent and
+/// A task and everything below it that has not ended, where nothing moves.
+pub(crate) fn descendants(root: u32) -> Result<Vec<u32>, FreezeError> {
+    let mut all = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        let threads = freeze::live_threads(pid)?;
+        for (_, child) in children(&[(pid, threads)])? {
+            if !all.contains(&child) && !freeze::live_threads(child)?.is_empty() {
+                all.push(child);
+            }
+        }
+        next += 1;
+    }
+    Ok(all)
+}
+
 /// child.
 fn children(tasks: &[(u32, Vec<u32>)]) -> Result<Vec<(u32, u32)>, FreezeError> {
     let mut found = Vec::new();

@@ -105,6 +105,13 @@ pub enum FreezeError {
         /// The task.
         pid: u32,
     },
+    /// The cgroup by which it stood still could not be thawed.
+    #[error("thaw its cgroup")]
+    Thaw {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// ptrace failed.
     #[error(transparent)]
     Trace(#[from] TraceError),

@@ -11,6 +11,14 @@ pub(super) fn count(n: usize, what: &str) -> String {
     }
 }
 
+/// ` (a, b)`, or nothing.
+pub(super) fn in_brackets(all: &[String]) -> String {
+    match all.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", all.join(", ")),
+    }
+}
+
 /// `SIGTERM`, `SIGRTMIN+3`.
 pub(super) fn signal(number: u32) -> String {
     let known = i32::try_from(number)
