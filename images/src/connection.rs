@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteString;
 use crate::ids::PipeId;
-use crate::unix::UnixSocketKind;
+use crate::unix::{UnixSocketKind, UnixSocketState};
 
 /// An end of a connection to somebody outside the dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,4 +49,7 @@ pub struct UnixConnection {
     /// The address the other end is bound to: a path, or an abstract name
     /// after a NUL; empty: none.
     pub peer: ByteString,
+    /// What it would be had the other end been closed at the dump; none: that
+    /// could not be read.
+    pub closed: Option<UnixSocketState>,
 }

@@ -23,7 +23,7 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::Collection;
 use super::outside::{self, Holder};
-use super::{oom, socket};
+use super::{oom, socket, unix};
 use crate::error::DumpError;
 use crate::kernel::unix_diag;
 use crate::options::After;
@@ -40,8 +40,27 @@ pub(super) struct OutsidePipe {
 /// What to say of a connection that is not carried.
 pub(super) struct Said<'a> {
     pub(super) problem: &'a str,
-    /// Policies that would carry it, in words.
-    pub(super) options: &'a str,
+    /// Policies that would carry it.
+    pub(super) options: Options<'a>,
+}
+
+/// Which policies would carry a connection, beside keep and auto; or why not.
+pub(super) struct Options<'a> {
+    pub(super) reconnect: Result<(), &'a str>,
+    pub(super) close: Result<(), &'a str>,
+}
+
+impl std::fmt::Display for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("keep")?;
+        if self.reconnect.is_ok() {
+            f.write_str("|reconnect")?;
+        }
+        if self.close.is_ok() {
+            f.write_str("|close")?;
+        }
+        f.write_str("|auto")
+    }
 }
 
 /// What becomes of a connection; `None`: it is a blocker now.
@@ -52,16 +71,27 @@ pub(super) fn decide(
     inode: u64,
     said: &Said<'_>,
 ) -> Option<ConnectionPolicy> {
+    let options = &said.options;
     let policy = match ctx.options.outside.policy(kind, inode) {
-        OutsidePolicy::Keep => Some(ConnectionPolicy::Keep),
-        OutsidePolicy::Auto => Some(ConnectionPolicy::Auto),
-        OutsidePolicy::Refuse | OutsidePolicy::Reconnect | OutsidePolicy::Close => None,
+        OutsidePolicy::Refuse => Err(said.problem.to_owned()),
+        OutsidePolicy::Keep => Ok(ConnectionPolicy::Keep),
+        OutsidePolicy::Auto => Ok(ConnectionPolicy::Auto),
+        OutsidePolicy::Reconnect => match options.reconnect {
+            Ok(()) => Ok(ConnectionPolicy::Reconnect),
+            Err(problem) => Err(format!("{}; {problem}", said.problem)),
+        },
+        OutsidePolicy::Close => match options.close {
+            Ok(()) => Ok(ConnectionPolicy::Close),
+            Err(problem) => Err(format!("{}; {problem}", said.problem)),
+        },
     };
-    if policy.is_none() {
-        let help = format!("--outside {kind}={}", said.options);
-        ctx.block(place.clone(), said.problem.to_owned(), Some(&help));
-    }
-    policy
+    let problem = match policy {
+        Ok(policy) => return Some(policy),
+        Err(problem) => problem,
+    };
+    let help = format!("--outside {kind}={options}");
+    ctx.block(place.clone(), problem, Some(&help));
+    None
 }
 
 /// Whether a keeper holds what is to be kept: not where the target goes on and
@@ -79,9 +109,11 @@ pub(super) fn socket(
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
     let duplicate = d.duplicate()?;
-    let Some((unix, peer)) = unix_connection(ctx, all, d, &duplicate) else {
+    let Some((mut end, peer)) = unix_connection(ctx, all, d, &duplicate) else {
         return outside::refuse_socket(ctx, d);
     };
+    let closed = unix::as_if_closed(ctx, all, d, &duplicate, end.kind);
+    let closed = closed.map_err(|e| d.error("socket", e))?;
     let said = socket::describe(
         duplicate.try_clone().map_err(|e| d.error("copy", e))?,
         d.pid,
@@ -94,13 +126,21 @@ pub(super) fn socket(
             outside::list(some)
         ),
     };
+    let read = match &closed {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(problem.as_str()),
+    };
     let said = Said {
         problem: &problem,
-        options: "keep|auto",
+        options: Options {
+            reconnect: read.and_then(|()| may_reconnect(&end.peer)),
+            close: read,
+        },
     };
     let decided = decide(ctx, &d.place, OutsideKind::Unix, d.meta.ino(), &said);
+    end.closed = closed.ok();
     Ok(decided.map(|policy| {
-        let end = ConnectionEnd::Unix(unix);
+        let end = ConnectionEnd::Unix(end);
         let id = all.descriptions[at];
         FileKind::Connection(carry(ctx, id, policy, end, duplicate))
     }))
@@ -155,8 +195,18 @@ fn unix_connection(
         inode: inode.into(),
         kind,
         peer: name_of_peer(socket),
+        closed: None,
     };
     Some((unix, holders.remove(&key).unwrap_or_default()))
+}
+
+/// Whether there is an address that leads to the other end from anywhere.
+fn may_reconnect(peer: &ByteString) -> Result<(), &'static str> {
+    match peer.0.as_slice() {
+        [] => Err("its other end has no address"),
+        [0, ..] | [b'/', ..] => Ok(()),
+        _ => Err("the address of its other end is relative to a directory that is not known"),
+    }
 }
 
 /// The address of the other end, as `sun_path` holds it.

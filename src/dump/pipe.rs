@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use super::DumpContext;
-use super::connection::{self, OutsidePipe, Said};
+use super::connection::{self, Options, OutsidePipe, Said};
 use super::descriptors::{Collection, named};
 use super::file_ref;
 use super::outside::{self, Holder};
@@ -131,9 +131,16 @@ pub(super) fn finish(
     let holders = super::outside::holders(&keys, &ctx.members, &ours);
     for ends in pipes.values() {
         if let Some(problem) = outside_problem(ends, &holders) {
+            let reconnect = match ends.fifo {
+                true => Ok(()),
+                false => Err("a pipe has no address"),
+            };
             let said = Said {
                 problem: &problem,
-                options: "keep|auto",
+                options: Options {
+                    reconnect,
+                    close: Ok(()),
+                },
             };
             let (kind, inode) = (OutsideKind::Pipe, ends.key.1);
             let Some(policy) = connection::decide(ctx, &ends.place, kind, inode, &said) else {

@@ -300,6 +300,28 @@ fn peer_credentials(socket: &OwnedFd) -> io::Result<Option<UnixCredentials>> {
     }))
 }
 
+/// What the socket would be, had its other end been closed; or what cannot be
+/// carried.
+pub(super) fn as_if_closed(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection,
+    d: &Descriptor,
+    socket: &OwnedFd,
+    kind: UnixSocketKind,
+) -> io::Result<Result<UnixSocketState, String>> {
+    let shutdown = if kind == UnixSocketKind::Datagram {
+        0
+    } else {
+        3
+    };
+    let end = End {
+        kind,
+        peer: Other::Closed,
+        shutdown,
+    };
+    read(all, d, socket, &end, &mut ctx.unix_queues)
+}
+
 fn microseconds(time: Option<Duration>) -> u64 {
     time.map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX))
 }

@@ -1,99 +1,273 @@
-//! Connections whose other end lies outside the dump: taken back from their
-//! keeper, as the image or the caller says.
+//! Connections whose other end lies outside the dump.
 //!
-//! The plan decides what becomes of each. What is taken back are duplicates:
-//! the keeper drops its own only when it is told that the task runs, and takes
-//! that for granted when a restore that had come so far ends without a word.
+//! What becomes of each is settled before anything else is planned: what comes
+//! back closed is from then on a description like any other of the image, a
+//! pair whose other end was closed; what is kept or connected anew is there
+//! already.
+//!
+//! What is taken back from a keeper are duplicates: it drops its own only when
+//! it is told that the task runs, and takes that for granted when a restore
+//! that had come so far ends without a word.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use icecore_images::Checkpoint;
 use icecore_images::connection::{ConnectionEnd, ConnectionPolicy, ConnectionState};
 use icecore_images::files::{FileKind, OpenFile};
 use icecore_images::ids::{DescriptionId, PipeId};
+use icecore_images::pipe::{PipeEnd, PipeState};
+use icecore_images::{Checkpoint, Image};
 use rustix::fs::OFlags;
 
-use super::RestoreContext;
-use super::{descriptor_plan, pipe};
-use crate::blocker::Place;
+use super::{RestoreContext, descriptor_plan, pipe, unix, unix_name};
+use crate::blocker::{Obstacle, Place};
 use crate::error::RestoreError;
 use crate::keeper::{Caller, Holdings};
+use crate::options::RestoreOptions;
 use crate::outside::{OutsideKind, OutsidePolicy};
 
-/// What the plan has found out.
+/// What has been settled.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     keeper: Option<Caller>,
     how: BTreeMap<DescriptionId, How>,
+    /// Files of sockets that were connected anew.
+    made: unix_name::Made,
+    obstacles: Vec<Obstacle>,
+    notes: Vec<String>,
 }
 
 /// How an end comes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum How {
+    /// From the keeper.
     Keep,
+    /// Connected anew. Not there where the restore is only planned.
+    Fresh(Option<OwnedFd>),
 }
 
-/// Decides what becomes of each, and notes what cannot be.
-pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
-    let image = ctx.image;
-    let mut asked = None;
-    for file in &image.files {
-        let FileKind::Connection(state) = &file.kind else {
-            continue;
-        };
-        let policy = policy(ctx, state);
-        let wants_it_kept = matches!(policy, OutsidePolicy::Keep | OutsidePolicy::Auto);
-        let why_not = match wants_it_kept {
-            false => "it is not to be kept".to_owned(),
-            true => match asked.get_or_insert_with(|| ask(ctx)) {
-                _ if !state.kept => "the dump gave it to no keeper".to_owned(),
-                Err(problem) => problem.clone(),
-                Ok(kept) if kept.contains(&file.id.0) => {
-                    ctx.connections.how.insert(file.id, How::Keep);
-                    continue;
-                }
-                Ok(_) => "its keeper does not have it".to_owned(),
-            },
-        };
-        let problem = format!("{}: {why_not}", name(image, file, state));
-        let help = "--outside, with another policy";
-        ctx.obstacle(place(image, file.id), problem, Some(help));
-    }
-}
-
-/// The policy asked for now, else the dump's.
-fn policy(ctx: &RestoreContext<'_>, state: &ConnectionState) -> OutsidePolicy {
-    let (kind, inode) = match &state.end {
-        ConnectionEnd::Unix(unix) => (OutsideKind::Unix, unix.inode),
-        ConnectionEnd::Pipe(id) => {
-            let pipe = ctx.image.pipes.get(id.0 as usize);
-            (OutsideKind::Pipe, pipe.map_or(0, |pipe| pipe.inode))
-        }
+/// Settles what becomes of each, and rewrites the image so that it says so.
+pub(super) fn settle(options: &RestoreOptions, image: &mut Image) -> Connections {
+    let mut settling = Settling {
+        options,
+        image,
+        asked: None,
+        done: Connections::default(),
     };
-    let asked = ctx.options.outside.find(kind, inode);
-    asked.unwrap_or(match state.policy {
-        ConnectionPolicy::Keep => OutsidePolicy::Keep,
-        ConnectionPolicy::Reconnect => OutsidePolicy::Reconnect,
-        ConnectionPolicy::Close => OutsidePolicy::Close,
-        ConnectionPolicy::Auto => OutsidePolicy::Auto,
-    })
-}
-
-/// What the keeper has, or why it is of no use.
-fn ask(ctx: &mut RestoreContext<'_>) -> Result<Vec<u32>, String> {
-    let connected = Caller::connect(&ctx.options.images_dir, ctx.image_id);
-    let asked = connected.and_then(|caller| Ok((caller.list()?, caller)));
-    let (Holdings { kept, lent_to, .. }, caller) = asked.map_err(|e| e.to_string())?;
-    if let Some(pid) = lent_to {
-        return Err(format!("its keeper has lent it to pid {pid}"));
+    for at in 0..settling.image.checkpoint.files.len() {
+        settling.settle(at);
     }
-    ctx.connections.keeper = Some(caller);
-    Ok(kept)
+    settling.done
 }
 
-/// The first descriptor that means it.
+struct Settling<'a> {
+    options: &'a RestoreOptions,
+    image: &'a mut Image,
+    /// What the keeper has, or why it is of no use.
+    asked: Option<Result<Vec<u32>, String>>,
+    done: Connections,
+}
+
+impl Settling<'_> {
+    fn settle(&mut self, at: usize) {
+        let file = &self.image.checkpoint.files[at];
+        let FileKind::Connection(state) = &file.kind else {
+            return;
+        };
+        let (id, state) = (file.id, state.clone());
+        let policy = self.policy(&state);
+        let tries: &[Try] = match policy {
+            OutsidePolicy::Refuse => &[],
+            OutsidePolicy::Keep => &[Try::Keep],
+            OutsidePolicy::Reconnect => &[Try::Reconnect],
+            OutsidePolicy::Close => &[Try::Close],
+            OutsidePolicy::Auto => &[Try::Keep, Try::Reconnect, Try::Close],
+        };
+        let mut problems = Vec::new();
+        for attempt in tries {
+            let done = match attempt {
+                Try::Keep => self.keep(id, &state),
+                Try::Reconnect => self.reconnect(at, id, &state),
+                Try::Close => self.close(at, &state),
+            };
+            match done {
+                Ok(_) if problems.is_empty() => return,
+                Ok(what) => {
+                    let name = self.name(at, &state);
+                    let place = place(&self.image.checkpoint, id);
+                    let why = problems.join("; ");
+                    self.done
+                        .notes
+                        .push(format!("{place} ({name}) {what}: {why}"));
+                    return;
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if problems.is_empty() {
+            problems.push("it is to be refused".to_owned());
+        }
+        let problem = format!("{}: {}", self.name(at, &state), problems.join("; "));
+        let help = format!(
+            "--outside {}=keep|reconnect|close|auto",
+            self.kind(&state).0
+        );
+        self.done.obstacles.push(Obstacle {
+            place: place(&self.image.checkpoint, id),
+            problem,
+            help: Some(help),
+        });
+    }
+
+    fn kind(&self, state: &ConnectionState) -> (OutsideKind, u64) {
+        match &state.end {
+            ConnectionEnd::Unix(unix) => (OutsideKind::Unix, unix.inode),
+            ConnectionEnd::Pipe(id) => (OutsideKind::Pipe, self.pipe(*id).map_or(0, |p| p.inode)),
+        }
+    }
+
+    fn pipe(&self, id: PipeId) -> Option<&PipeState> {
+        self.image.checkpoint.pipes.get(id.0 as usize)
+    }
+
+    /// The policy asked for now, else the dump's.
+    fn policy(&self, state: &ConnectionState) -> OutsidePolicy {
+        let (kind, inode) = self.kind(state);
+        let asked = self.options.outside.find(kind, inode);
+        asked.unwrap_or(match state.policy {
+            ConnectionPolicy::Keep => OutsidePolicy::Keep,
+            ConnectionPolicy::Reconnect => OutsidePolicy::Reconnect,
+            ConnectionPolicy::Close => OutsidePolicy::Close,
+            ConnectionPolicy::Auto => OutsidePolicy::Auto,
+        })
+    }
+
+    /// The connection in a message.
+    fn name(&self, at: usize, state: &ConnectionState) -> String {
+        let pipe = match &state.end {
+            ConnectionEnd::Pipe(id) => self.pipe(*id).map(pipe::name),
+            ConnectionEnd::Unix(_) => None,
+        };
+        pipe.unwrap_or_else(|| descriptor_plan::name(&self.image.checkpoint.files[at]))
+    }
+
+    fn keep(&mut self, id: DescriptionId, state: &ConnectionState) -> Result<&'static str, String> {
+        if !state.kept {
+            return Err("the dump gave it to no keeper".to_owned());
+        }
+        if self.asked.is_none() {
+            self.asked = Some(self.ask());
+        }
+        match &self.asked {
+            Some(Ok(kept)) if kept.contains(&id.0) => {
+                self.done.how.insert(id, How::Keep);
+                Ok("is what it was")
+            }
+            Some(Err(problem)) => Err(problem.clone()),
+            _ => Err("its keeper does not have it".to_owned()),
+        }
+    }
+
+    fn ask(&mut self) -> Result<Vec<u32>, String> {
+        let connected = Caller::connect(&self.options.images_dir, self.image.id);
+        let asked = connected.and_then(|caller| Ok((caller.list()?, caller)));
+        let (Holdings { kept, lent_to, .. }, caller) = asked.map_err(|e| e.to_string())?;
+        if let Some(pid) = lent_to {
+            return Err(format!("its keeper has lent it to pid {pid}"));
+        }
+        self.done.keeper = Some(caller);
+        Ok(kept)
+    }
+
+    fn reconnect(
+        &mut self,
+        at: usize,
+        id: DescriptionId,
+        state: &ConnectionState,
+    ) -> Result<&'static str, String> {
+        let flags = super::descriptors::open_flags(self.image.checkpoint.files[at].flags);
+        let dry = self.options.dry_run;
+        let fresh = match &state.end {
+            ConnectionEnd::Unix(end) if end.peer.0.is_empty() => {
+                return Err("it has no address to be connected to".to_owned());
+            }
+            ConnectionEnd::Unix(end) => match &end.closed {
+                None => return Err("its state could not be read at the dump".to_owned()),
+                Some(_) if dry => None,
+                Some(state) => Some(
+                    unix::connect_anew(state, &end.peer, &mut self.done.made).map_err(|e| {
+                        format!("connecting to {} failed: {e}", socket_name(&end.peer.0))
+                    })?,
+                ),
+            },
+            ConnectionEnd::Pipe(pipe) => {
+                let fifo = self.pipe(*pipe).and_then(|pipe| pipe.fifo.as_ref());
+                let fifo = fifo.ok_or("a pipe has no address to be connected to")?;
+                let path = super::file_ref::path(fifo);
+                match dry {
+                    true => None,
+                    false => Some(
+                        open_fifo(path, flags)
+                            .map_err(|e| format!("opening {} failed: {e}", fifo.path))?,
+                    ),
+                }
+            }
+        };
+        self.done.how.insert(id, How::Fresh(fresh));
+        Ok("is connected anew")
+    }
+
+    /// From now on it is one whose other end was closed at the dump.
+    fn close(&mut self, at: usize, state: &ConnectionState) -> Result<&'static str, String> {
+        let kind = match &state.end {
+            ConnectionEnd::Unix(end) => {
+                let closed = end.closed.clone();
+                FileKind::Unix(closed.ok_or("its state could not be read at the dump")?)
+            }
+            ConnectionEnd::Pipe(id) => {
+                // By its name others would be met again.
+                if let Some(pipe) = self.image.checkpoint.pipes.get_mut(id.0 as usize) {
+                    pipe.fifo = None;
+                }
+                FileKind::Pipe(PipeEnd { pipe: *id })
+            }
+        };
+        self.image.checkpoint.files[at].kind = kind;
+        Ok("comes back closed")
+    }
+}
+
+/// A way in which a connection may come back.
+#[derive(Debug, Clone, Copy)]
+enum Try {
+    Keep,
+    Reconnect,
+    Close,
+}
+
+/// A FIFO, without waiting for somebody at its other end.
+fn open_fifo(path: &std::path::Path, flags: OFlags) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::FileTypeExt;
+    let how = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fifo = rustix::fs::open(path, how, rustix::fs::Mode::empty())?;
+    let meta = std::fs::File::from(fifo.try_clone()?).metadata()?;
+    match meta.file_type().is_fifo() {
+        true => Ok(fifo),
+        false => Err(io::Error::other("it is no FIFO any more")),
+    }
+}
+
+/// A `sun_path` in a message.
+fn socket_name(name: &[u8]) -> String {
+    let text = |bytes: &[u8]| icecore_images::ByteString::from(bytes).to_string();
+    match name {
+        [0, name @ ..] => format!("@{}", text(name)),
+        path => text(path),
+    }
+}
+
+/// The first descriptor that means a description.
 fn place(image: &Checkpoint, id: DescriptionId) -> Place {
     for task in &image.tasks {
         let table = image.fd_tables.iter().find(|t| t.id == task.fd_table);
@@ -106,64 +280,73 @@ fn place(image: &Checkpoint, id: DescriptionId) -> Place {
     Place::Machine
 }
 
-/// The connection in a message.
-fn name(image: &Checkpoint, file: &OpenFile, state: &ConnectionState) -> String {
-    let what = match &state.end {
-        ConnectionEnd::Pipe(id) => image.pipes.get(id.0 as usize).map(pipe::name),
-        ConnectionEnd::Unix(_) => None,
-    };
-    what.unwrap_or_else(|| descriptor_plan::name(file))
+/// Notes what was found in the way.
+pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
+    ctx.obstacles.append(&mut ctx.connections.obstacles);
+    ctx.notes.append(&mut ctx.connections.notes);
 }
 
-/// Whether the ends of a pipe come back from the keeper.
-pub(super) fn is_kept(ctx: &RestoreContext<'_>, pipe: PipeId) -> bool {
-    let how = &ctx.connections.how;
-    let mut files = ctx.image.files.iter();
-    files.any(|file| match &file.kind {
-        FileKind::Connection(state) => {
-            state.end == ConnectionEnd::Pipe(pipe) && how.get(&file.id) == Some(&How::Keep)
-        }
+/// Whether a pipe is there already.
+pub(super) fn is_there(image: &Checkpoint, pipe: PipeId) -> bool {
+    let outside = |file: &OpenFile| match &file.kind {
+        FileKind::Connection(state) => state.end == ConnectionEnd::Pipe(pipe),
         _ => false,
-    })
+    };
+    let closed = |file: &OpenFile| file.kind == FileKind::Pipe(PipeEnd { pipe });
+    image.files.iter().any(outside) && !image.files.iter().any(closed)
 }
 
 /// What has come back, by description.
 pub(super) type Taken = BTreeMap<u32, OwnedFd>;
 
 impl Connections {
-    /// Takes back what is kept.
+    /// What is kept, and what has been connected anew.
     pub(super) fn take(&self) -> Result<Taken, RestoreError> {
-        match &self.keeper {
-            Some(keeper) if !self.how.is_empty() => keeper
-                .take()
-                .map_err(|source| RestoreError::Keeper { source }),
-            _ => Ok(Taken::new()),
+        let kept = self.how.values().any(|how| matches!(how, How::Keep));
+        let mut taken = match &self.keeper {
+            Some(keeper) if kept => keeper.take().map_err(failed)?,
+            _ => Taken::new(),
+        };
+        for (id, how) in &self.how {
+            if let How::Fresh(Some(fd)) = how {
+                let fd = fd.try_clone().map_err(|source| RestoreError::Rebuild {
+                    what: format!("open file {id}"),
+                    source,
+                })?;
+                taken.insert(id.0, fd);
+            }
         }
+        Ok(taken)
     }
 
     /// The task is about to run: the keeper is told.
     pub(super) fn ready(&self, pid: u32) -> Result<(), RestoreError> {
+        let taken = self.how.values().any(|how| matches!(how, How::Keep));
         match &self.keeper {
-            Some(keeper) => keeper
-                .ready(pid)
-                .map_err(|source| RestoreError::Keeper { source }),
-            None => Ok(()),
+            Some(keeper) if taken => keeper.ready(pid).map_err(failed),
+            _ => Ok(()),
         }
     }
 
     /// The task runs. Where the keeper cannot be told, it has gone already.
     pub(super) fn done(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
+        let taken = self.how.values().any(|how| matches!(how, How::Keep));
+        if let Some(keeper) = self.keeper.take().filter(|_| taken) {
             let _ = keeper.done();
         }
+        self.how.clear();
+        self.made.keep();
     }
+}
+
+fn failed(source: crate::keeper::KeeperError) -> RestoreError {
+    RestoreError::Keeper { source }
 }
 
 /// A connection with its final flags.
 pub(super) fn open(id: DescriptionId, flags: OFlags, taken: &mut Taken) -> io::Result<OwnedFd> {
-    let Some(kept) = taken.remove(&id.0) else {
-        return Err(io::Error::other("the keeper has not given it"));
-    };
-    rustix::fs::fcntl_setfl(&kept, flags)?;
-    Ok(kept)
+    let fd = taken.remove(&id.0);
+    let fd = fd.ok_or_else(|| io::Error::other("the keeper has not given it"))?;
+    rustix::fs::fcntl_setfl(&fd, flags)?;
+    Ok(fd)
 }

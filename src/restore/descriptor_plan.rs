@@ -20,7 +20,6 @@ use crate::options::PidPolicy;
 
 /// Notes every obstacle.
 pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
-    // What is kept needs nothing else.
     connection::plan(ctx);
     ghost::plan(ctx);
     for file in &ctx.image.files {
@@ -119,7 +118,7 @@ fn plan_pipes(ctx: &mut RestoreContext<'_>) {
     let may = ctx.has_capability(CapabilitySet::SYS_RESOURCE);
     let image = ctx.image;
     for state in &image.pipes {
-        if connection::is_kept(ctx, state.id) {
+        if connection::is_there(image, state.id) {
             continue;
         }
         if let Some(fifo) = &state.fifo {

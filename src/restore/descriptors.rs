@@ -183,7 +183,7 @@ fn open(
 }
 
 /// O_* flags as open takes them. O_ASYNC is switched on in the task.
-fn open_flags(flags: u32) -> OFlags {
+pub(super) fn open_flags(flags: u32) -> OFlags {
     OFlags::from_bits_retain(flags & !(libc::O_ASYNC as u32)) | OFlags::CLOEXEC
 }
 

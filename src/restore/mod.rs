@@ -89,7 +89,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use icecore_images::envelope::ImageId;
 use icecore_images::{Checkpoint, Image, PageReader};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -159,8 +158,9 @@ fn restore(
 ) -> Result<RestoreReport, RestoreError> {
     let start = Instant::now();
     block_signals()?;
-    let image = Image::open(&options.images_dir)?;
-    let mut ctx = RestoreContext::new(options, &image);
+    let mut image = Image::open(&options.images_dir)?;
+    let connections = connection::settle(options, &mut image);
+    let mut ctx = RestoreContext::new(options, &image, connections);
     plan(&mut ctx)?;
     ctx.stats.plan_us = micros(start);
     let mut report = RestoreReport::default();
@@ -308,8 +308,6 @@ pub(crate) struct RestoreContext<'a> {
     tree: Arc<TreePlan>,
     /// The root task's pid where it is not the image's.
     new_pid: Option<u32>,
-    /// Id of the image.
-    image_id: ImageId,
     /// Connections to the outside.
     connections: connection::Connections,
     /// Hierarchies of cgroups that are made use of.
@@ -321,7 +319,11 @@ pub(crate) struct RestoreContext<'a> {
 }
 
 impl<'a> RestoreContext<'a> {
-    fn new(options: &'a RestoreOptions, image: &'a Image) -> Self {
+    fn new(
+        options: &'a RestoreOptions,
+        image: &'a Image,
+        connections: connection::Connections,
+    ) -> Self {
         let capabilities = rustix::thread::capabilities(None);
         Self {
             options,
@@ -333,8 +335,7 @@ impl<'a> RestoreContext<'a> {
             capabilities: capabilities.map_or(CapabilitySet::empty(), |sets| sets.effective),
             tree: Arc::default(),
             new_pid: None,
-            image_id: image.id,
-            connections: connection::Connections::default(),
+            connections,
             cgroups: Vec::new(),
             made_cgroups: None,
             clocks_since: Instant::now(),

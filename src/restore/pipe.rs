@@ -27,8 +27,8 @@ enum Pipe {
     },
     /// Open for reading and writing.
     Fifo(OwnedFd),
-    /// One that is there already: its ends come back from a keeper.
-    Kept,
+    /// One that is there already, to whose ends we were led by others.
+    Elsewhere,
 }
 
 impl Pipes {
@@ -36,8 +36,8 @@ impl Pipes {
     pub(super) fn create(ctx: &RestoreContext<'_>, ghosts: &Ghosts) -> Result<Self, RestoreError> {
         let mut pipes = Vec::new();
         for state in &ctx.image.pipes {
-            let made = match connection::is_kept(ctx, state.id) {
-                true => Ok(Pipe::Kept),
+            let made = match connection::is_there(ctx.image, state.id) {
+                true => Ok(Pipe::Elsewhere),
                 false => create(state, ghosts),
             };
             pipes.push(made.map_err(|source| RestoreError::Rebuild {
@@ -53,7 +53,7 @@ impl Pipes {
         let pipe = self.0.get_mut(id.0 as usize);
         let pipe = pipe.ok_or(std::io::ErrorKind::InvalidInput)?;
         let fd = match pipe {
-            Pipe::Kept => return Err(std::io::ErrorKind::InvalidInput.into()),
+            Pipe::Elsewhere => return Err(std::io::ErrorKind::InvalidInput.into()),
             Pipe::Fifo(base) => reopen(&*base, flags | OFlags::NONBLOCK)?,
             Pipe::Unnamed { reader, writer } => {
                 let (original, given) = match flags & OFlags::ACCMODE {

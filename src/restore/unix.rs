@@ -328,6 +328,31 @@ fn end<'a>(ctx: &RestoreContext<'a>, id: DescriptionId) -> Option<&'a UnixSocket
     }
 }
 
+/// A connection to the socket of this name, with the options of `state`.
+pub(super) fn connect_anew(
+    state: &UnixSocketState,
+    name: &ByteString,
+    made: &mut Made,
+) -> io::Result<OwnedFd> {
+    let socket = socket(state.kind)?;
+    if let Some(own) = state.name.as_ref().filter(|_| keeps_its_name(state)) {
+        unix_name::bind(&socket, own, made)?;
+    }
+    // A listener that is full is not waited for without end.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    unix_message::connect(&socket, &name.0)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+    let open = UnixSocketState {
+        shutdown: 0,
+        ..state.clone()
+    };
+    set_up(&open, &socket)?;
+    Ok(socket)
+}
+
+/// How long a server may take to have room for a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn socket_type(kind: UnixSocketKind) -> SocketType {
     match kind {
         UnixSocketKind::Stream => SocketType::STREAM,

@@ -2,20 +2,21 @@
 //! which answers a while after it was asked, when the victim is asleep.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::harness::{Stage, Victim};
+use crate::harness::{Mode, Stage, Victim};
 use crate::regular::text;
-use crate::sys::same;
+use crate::sys::{at, call, same};
 
 const KEEP: &[&str] = &["--outside", "keep"];
 
@@ -39,6 +40,44 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("connection-pipes", pipes)
             .prepare(answering_pipes)
             .dump_args(KEEP),
+        Victim::new("connection-closed-stream", closed)
+            .prepare(leaving_stream)
+            .dump_args(&["--outside", "close"])
+            .only(&[Mode::Cycles]),
+        Victim::new("connection-closed-seqpacket", closed)
+            .prepare(leaving_seqpacket)
+            .dump_args(&["--outside", "close"])
+            .only(&[Mode::Cycles]),
+        Victim::new("connection-closed-dgram", closed_datagram)
+            .prepare(datagram)
+            .dump_args(&["--outside", "unix=close"])
+            .only(&[Mode::Cycles]),
+        Victim::new("connection-closed-pipes", closed_pipes)
+            .prepare(leaving_pipes)
+            .dump_args(&["--outside", "pipe=close"])
+            .only(&[Mode::Cycles]),
+        // The keeper has gone at once: there is no address.
+        Victim::new("connection-auto-closed", closed)
+            .prepare(leaving_stream)
+            .dump_args(&["--outside", "auto", "--keep-for", "0"])
+            .only(&[Mode::Cycles]),
+        Victim::new("connection-reconnect", served)
+            .prepare(serve)
+            .dump_args(&["--outside", "reconnect"]),
+        Victim::new("connection-auto-reconnect", served)
+            .prepare(serve)
+            .dump_args(&["--outside", "auto", "--keep-for", "0"]),
+        Victim::new("connection-reconnect-at-restore", served)
+            .prepare(serve)
+            .dump_args(KEEP)
+            .restore_args(&["--outside", "unix=reconnect"]),
+        Victim::refused(
+            "connection-no-address",
+            "its other end has no address",
+            socket,
+        )
+        .prepare(stream)
+        .dump_args(&["--outside", "reconnect"]),
         Victim::refused(
             "connection-refused",
             "its other end is held by pid ",
@@ -129,14 +168,19 @@ fn talk(stage: &mut Stage, socket: &OwnedFd) -> Result<(), String> {
 
 const NAME: &str = "ICECORE_PEER";
 
-/// A server with a name; it must be connected to only once.
-fn listen(command: &mut Command) -> Result<(), String> {
+/// A listener whose name the victim is told.
+fn named_listener(command: &mut Command) -> Result<UnixListener, String> {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let name = format!("icecore-test-{}-{n}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).map_err(text("name"))?;
-    let listener = UnixListener::bind_addr(&address).map_err(text("bind"))?;
     command.env(NAME, name);
+    UnixListener::bind_addr(&address).map_err(text("bind"))
+}
+
+/// A server that can be connected to only once.
+fn listen(command: &mut Command) -> Result<(), String> {
+    let listener = named_listener(command)?;
     thread::spawn(move || {
         if let Ok((socket, _)) = listener.accept() {
             drop(listener);
@@ -146,11 +190,14 @@ fn listen(command: &mut Command) -> Result<(), String> {
     Ok(())
 }
 
-fn named(stage: &mut Stage) -> Result<(), String> {
+fn connect() -> Result<UnixStream, String> {
     let name = std::env::var(NAME).map_err(text("name"))?;
     let address = SocketAddr::from_abstract_name(name).map_err(text("name"))?;
-    let socket = UnixStream::connect_addr(&address).map_err(text("connect"))?;
-    talk(stage, &socket.into())
+    UnixStream::connect_addr(&address).map_err(text("connect"))
+}
+
+fn named(stage: &mut Stage) -> Result<(), String> {
+    talk(stage, &connect()?.into())
 }
 
 /// In and out are pipes to somebody who passes everything on.
@@ -183,4 +230,148 @@ fn pipes(stage: &mut Stage) -> Result<(), String> {
             return Ok(());
         }
     }
+}
+
+/// Says something and stays silent from then on.
+fn leave_words(command: &mut Command, kind: SocketType) -> Result<(), String> {
+    let (family, how) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let (ours, theirs) = rustix::net::socketpair(family, kind, how, None).map_err(text("pair"))?;
+    rustix::net::send(&ours, WORDS, SendFlags::empty()).map_err(text("send"))?;
+    command.stdin(Stdio::from(theirs));
+    // Open for as long as the test runs.
+    std::mem::forget(ours);
+    Ok(())
+}
+
+const WORDS: &[u8] = b"last words";
+
+fn leaving_stream(command: &mut Command) -> Result<(), String> {
+    leave_words(command, SocketType::STREAM)
+}
+
+fn leaving_seqpacket(command: &mut Command) -> Result<(), String> {
+    leave_words(command, SocketType::SEQPACKET)
+}
+
+/// SIGPIPE, blocked; whether it is pending, taken away.
+struct PipeSignal(u64);
+
+impl PipeSignal {
+    fn block() -> Result<Self, String> {
+        let set = 1_u64 << (libc::SIGPIPE - 1);
+        let block = [libc::SIG_BLOCK as u64, at(&set), 0, 8];
+        call("block SIGPIPE", libc::SYS_rt_sigprocmask, &block)?;
+        Ok(Self(set))
+    }
+
+    fn expect(&self) -> Result<(), String> {
+        let args = [at(&self.0), 0, at(&[0_u64; 2]), 8];
+        call("SIGPIPE", libc::SYS_rt_sigtimedwait, &args).map(drop)
+    }
+}
+
+/// What was said, then end of file, at once.
+fn read_out(fd: impl AsFd, words: &[u8]) -> Result<(), String> {
+    let expected: &[&[u8]] = if words.is_empty() {
+        &[b""]
+    } else {
+        &[words, b""]
+    };
+    for expected in expected {
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Default::default())).map_err(text("poll"))?;
+        same("ready", &fds[0].revents().is_empty(), &false)?;
+        let mut bytes = [0; 64];
+        let n = rustix::io::read(&fd, &mut bytes[..]).map_err(text("read"))?;
+        same("words", &&bytes[..n], expected)?;
+    }
+    Ok(())
+}
+
+/// The other end is closed while the victim sleeps.
+fn closed(stage: &mut Stage) -> Result<(), String> {
+    let signal = PipeSignal::block()?;
+    let mut words = WORDS;
+    while stage.next()? {
+        read_out(std::io::stdin(), words)?;
+        words = b"";
+        let sent = rustix::net::send(std::io::stdin(), b"x", SendFlags::empty());
+        same("sent", &sent, &Err(Errno::PIPE))?;
+        // A sequence of packets gives the error only.
+        let kind = rustix::net::sockopt::socket_type(std::io::stdin());
+        if kind == Ok(SocketType::STREAM) {
+            signal.expect()?;
+        }
+    }
+    Ok(())
+}
+
+fn closed_datagram(stage: &mut Stage) -> Result<(), String> {
+    while stage.next()? {
+        let mut bytes = [0; 64];
+        let heard = rustix::net::recv(std::io::stdin(), &mut bytes[..], RecvFlags::DONTWAIT);
+        same("heard", &heard.map(|(n, _)| n), &Err(Errno::AGAIN))?;
+    }
+    // It is told once; then there is no other end any more.
+    for error in [Errno::CONNREFUSED, Errno::NOTCONN] {
+        let sent = rustix::net::send(std::io::stdin(), b"x", SendFlags::empty());
+        same("sent", &sent, &Err(error))?;
+    }
+    Ok(())
+}
+
+fn leaving_pipes(command: &mut Command) -> Result<(), String> {
+    let make = || pipe_with(PipeFlags::CLOEXEC).map_err(text("pipe"));
+    let ((from, out), (input, to)) = (make()?, make()?);
+    rustix::io::write(&to, WORDS).map_err(text("write"))?;
+    command.stdin(Stdio::from(input)).stdout(Stdio::from(out));
+    std::mem::forget((from, to));
+    Ok(())
+}
+
+fn closed_pipes(stage: &mut Stage) -> Result<(), String> {
+    let signal = PipeSignal::block()?;
+    let mut words = WORDS;
+    while stage.next()? {
+        read_out(std::io::stdin(), words)?;
+        words = b"";
+        let sent = rustix::io::write(std::io::stdout(), b"x");
+        same("written", &sent, &Err(Errno::PIPE))?;
+        signal.expect()?;
+    }
+    Ok(())
+}
+
+/// A server that may be connected to again and again.
+fn serve(command: &mut Command) -> Result<(), String> {
+    let listener = named_listener(command)?;
+    thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            thread::spawn(move || answer(socket.into()));
+        }
+    });
+    Ok(())
+}
+
+fn served(stage: &mut Stage) -> Result<(), String> {
+    use rustix::net::sockopt;
+    let socket = connect()?;
+    rustix::io::ioctl_fionbio(&socket, true).map_err(text("non-blocking"))?;
+    sockopt::set_socket_send_buffer_size(&socket, 20_000).map_err(text("buffer"))?;
+    let buffer = sockopt::socket_send_buffer_size(&socket);
+    while stage.next()? {
+        rustix::net::send(&socket, b"abc", SendFlags::NOSIGNAL).map_err(text("ask"))?;
+        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+        poll(&mut fds, None).map_err(text("poll"))?;
+        let mut answer = [0; 64];
+        let (n, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())
+            .map_err(text("hear"))?;
+        same("answer", &&answer[..n], &&b"cba"[..])?;
+        same(
+            "send buffer",
+            &sockopt::socket_send_buffer_size(&socket),
+            &buffer,
+        )?;
+    }
+    Ok(())
 }

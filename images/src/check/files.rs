@@ -94,7 +94,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::MemFd(shmem) => memfd(image, *shmem),
         FileKind::PidFd(p) => pidfd(image, p),
         FileKind::Unix(s) => unix::socket(image, file.id, s),
-        FileKind::Connection(c) => connection::connection(image, c),
+        FileKind::Connection(c) => connection::connection(image, file.id, c),
         FileKind::Inet(s) => inet::inet(s),
     }
 }

@@ -278,6 +278,11 @@ fn connection() -> ConnectionState {
             inode: 110,
             kind: UnixSocketKind::Stream,
             peer: ByteString::from(&b"/run/bus"[..]),
+            closed: Some(UnixSocketState {
+                peer: UnixPeer::Closed { name: None },
+                shutdown: 3,
+                ..socket(10, "left")
+            }),
         }),
     }
 }
