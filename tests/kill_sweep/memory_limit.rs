@@ -8,17 +8,19 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::common::icecore::{Finished, Icecore};
 use crate::common::memory_group::MemoryGroup;
+use crate::common::wait;
 use crate::sweep::nothing_is_left;
 use crate::victim::Victim;
 
 const MIB: u64 = 1 << 20;
 
 pub(crate) fn trials() -> impl Iterator<Item = Trial> {
-    let all: [(&str, fn() -> Result<(), String>); 4] = [
+    let all: [(&str, fn() -> Result<(), String>); 5] = [
         ("a_mebibyte_is_enough", a_mebibyte_is_enough),
         ("nothing_left_is_refused", nothing_left_is_refused),
         ("an_image_in_its_memory", an_image_in_its_memory),
         ("an_image_on_disk", an_image_on_disk),
+        ("a_restore_without_room", a_restore_without_room),
     ];
     all.into_iter().map(|(name, test)| {
         Trial::test(format!("memory_limit::{name}"), move || {
@@ -129,4 +131,26 @@ fn an_image_on_disk() -> Result<(), String> {
     let dump = stage.dump_from_within(&images).succeed()?;
     stage.is_unharmed().map_err(|e| dump.describe(&e))?;
     nothing_is_left(&images, false)
+}
+
+/// A restore in a group that cannot hold what comes back leaves nothing, whoever
+/// the kernel ends for it; with room it brings the target back.
+fn a_restore_without_room() -> Result<(), String> {
+    let mut stage = Stage::set("big")?;
+    let images = stage.dir.path().join("image");
+    stage.victim.target.dump(&images, &[])?;
+    let group = MemoryGroup::new()?;
+    group.leave(64 * MIB)?;
+    let restore = Icecore::in_group(stage.dir.path(), "restore", &group.entrance());
+    let done = restore.arg("-d").arg("-D").arg(&images).run()?;
+    if done.status.success() {
+        return Err(done.describe("should have failed"));
+    }
+    let target = &mut stage.victim.target;
+    wait::until("nothing to be left", wait::LIMIT, || {
+        Ok(target.reap_killed().is_ok().then_some(()))
+    })
+    .map_err(|e| done.describe(&e))?;
+    stage.victim.target.restore(&images, &[])?;
+    stage.is_unharmed()
 }
