@@ -53,6 +53,8 @@ pub struct DumpStats {
     pub pages_written: u64,
     /// Pages found to be zero and not stored.
     pub pages_zero: u64,
+    /// Pages stored with another task that still shares them.
+    pub pages_shared: u64,
     /// Pages left to the parent image.
     pub pages_parent: u64,
     /// Bytes of all image files.

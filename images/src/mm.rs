@@ -24,6 +24,11 @@ pub struct MmState {
     /// Entry points of the dumped vDSO, so that another one can stand in.
     pub vdso: Option<VdsoState>,
     /// Stored pages by address, without overlap.
+    ///
+    /// Pages that address spaces still share since a fork (copy-on-write) are
+    /// stored once: those that name the same bytes of the same page file at the
+    /// same address were one physical page, and whoever restores may share them
+    /// again.
     pub pages: Vec<PageExtent>,
 }
 

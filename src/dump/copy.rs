@@ -328,7 +328,8 @@ fn relocate(all: &mut Vec<PageExtent>, extent: &PageExtent, worker: &Worker, tai
     }
 }
 
-fn join_extents(extents: &mut Vec<PageExtent>) {
+/// Puts extents in order and joins those that continue each other.
+pub(super) fn join_extents(extents: &mut Vec<PageExtent>) {
     extents.sort_unstable_by_key(|extent| extent.start);
     let mut joined = Vec::with_capacity(extents.len());
     for extent in extents.drain(..) {

@@ -18,6 +18,7 @@ mod cgroup_tree;
 mod connection;
 mod copy;
 mod copy_read;
+mod cow;
 mod descriptor;
 pub(crate) mod descriptors;
 mod device;

@@ -8,10 +8,12 @@
 use std::fs::File;
 use std::path::Path;
 
-use icecore_images::mm::Vma;
+use icecore_images::mm::{MmState, Vma};
 use icecore_images::pages::{PAGE_SIZE, PageExtent, PageSource};
 
 use super::DumpContext;
+use super::copy;
+use super::cow::{self, CopyOnWrite, SharedRun};
 use super::memory::is_kernels_own;
 use crate::error::DumpError;
 use crate::kernel::pagemap::{Method, PageMap};
@@ -24,6 +26,8 @@ pub(super) struct Plan {
     pub(super) sources: Vec<Source>,
     /// In the order of sources and, within one, of addresses.
     pub(super) pieces: Vec<Piece>,
+    /// Pages that are stored with another address space.
+    shared: Vec<SharedRun>,
     /// Guard areas the page maps show, as source, start and end.
     guards: Vec<(usize, u64, u64)>,
     /// Pages looked at.
@@ -71,6 +75,7 @@ impl Plan {
         Self {
             sources,
             pieces,
+            shared: Vec::new(),
             guards: Vec::new(),
             scanned: 0,
         }
@@ -97,9 +102,10 @@ pub(super) struct Copied {
 /// Looks for the pages of everything collected.
 pub(super) fn plan(ctx: &mut DumpContext<'_>) -> Result<Plan, DumpError> {
     let mut plan = Plan::new(Vec::new(), Vec::new());
+    let mut seen = CopyOnWrite::new(ctx.tables.mms.len());
     for i in 0..ctx.tables.mms.len() {
         let (tid, vmas) = (ctx.tables.mm_tids[i], &ctx.tables.mms[i].vmas);
-        plan_memory(&mut plan, i, tid, vmas).map_err(|source| DumpError::Read {
+        plan_memory(&mut plan, &mut seen, i, tid, vmas).map_err(|source| DumpError::Read {
             pid: tid,
             what: format!("/proc/{tid}/pagemap"),
             source,
@@ -116,7 +122,13 @@ pub(super) fn plan(ctx: &mut DumpContext<'_>) -> Result<Plan, DumpError> {
     Ok(plan)
 }
 
-fn plan_memory(plan: &mut Plan, mm: usize, tid: u32, vmas: &[Vma]) -> std::io::Result<()> {
+fn plan_memory(
+    plan: &mut Plan,
+    seen: &mut CopyOnWrite,
+    mm: usize,
+    tid: u32,
+    vmas: &[Vma],
+) -> std::io::Result<()> {
     let source = plan.sources.len();
     let mut map = PageMap::open(tid)?;
     for vma in vmas.iter().filter(|vma| has_private_pages(vma)) {
@@ -124,10 +136,12 @@ fn plan_memory(plan: &mut Plan, mm: usize, tid: u32, vmas: &[Vma]) -> std::io::R
         for run in map.private_runs(vma.start, vma.end)? {
             if run.guard {
                 plan.guards.push((source, run.start, run.end));
-            } else {
-                let (start, end) = (run.start, run.end);
-                plan.pieces.push(Piece { source, start, end });
+                continue;
             }
+            let split = seen.split(mm, &run, &map)?;
+            plan.shared.extend(split.shared);
+            let piece = |(start, end)| Piece { source, start, end };
+            plan.pieces.extend(split.own.into_iter().map(piece));
         }
     }
     plan.sources.push(Source {
@@ -202,6 +216,7 @@ pub(super) fn record(ctx: &mut DumpContext<'_>, plan: Plan, copied: Copied) {
             Owner::Ghost(i) => tables.ghosts[i].pages = without_zeros(extents),
         }
     }
+    ctx.stats.pages_shared += share(&mut tables.mms, &plan.shared);
     for (source, start, end) in plan.guards.into_iter().chain(copied.guards) {
         if let Owner::Mm(i) = plan.sources[source].owner {
             add_guard(&mut tables.mms[i].vmas, start, end);
@@ -211,6 +226,23 @@ pub(super) fn record(ctx: &mut DumpContext<'_>, plan: Plan, copied: Copied) {
     ctx.stats.pages_scanned += plan.scanned;
     ctx.stats.pages_written += copied.pages_written;
     ctx.stats.pages_zero += copied.pages_zero;
+}
+
+/// Names in each address space the pages that are stored with one before it;
+/// gives their number.
+fn share(mms: &mut [MmState], shared: &[SharedRun]) -> u64 {
+    let mut pages = 0;
+    for runs in shared.chunk_by(|a, b| a.mm == b.mm) {
+        let mut found = Vec::new();
+        for run in runs {
+            found.extend(cow::slice(&mms[run.origin].pages, run.start, run.end));
+            pages += (run.end - run.start) / PAGE_SIZE;
+        }
+        let extents = &mut mms[runs[0].mm].pages;
+        extents.extend(found);
+        copy::join_extents(extents);
+    }
+    pages
 }
 
 /// In an object that starts out empty, zero pages are holes.

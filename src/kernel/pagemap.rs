@@ -141,30 +141,70 @@ impl PageMap {
         usize::try_from(found).map_err(|_| io::Error::last_os_error())
     }
 
-    fn table_runs(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {
+    /// Tells of each page from `start` to `end` which one it is: a number that
+    /// other address spaces have for the very same page, or `None` where it is
+    /// nobody else's, or where that cannot be known (no CAP_SYS_ADMIN).
+    pub fn for_each_page(
+        &self,
+        start: u64,
+        end: u64,
+        mut tell: impl FnMut(u64, Option<u64>),
+    ) -> io::Result<()> {
+        // What is swapped out can be told from guard pages only with ScanGuards.
+        let swapped_too = self.method == Method::ScanGuards;
+        self.for_each_word(start, end, |address, word| {
+            let present = word & PM_PRESENT != 0;
+            let known = match present {
+                true => word & PM_EXCLUSIVE == 0 && word & PM_FRAME != 0,
+                false => swapped_too && word & PM_SWAPPED != 0 && word & PM_FRAME != 0,
+            };
+            tell(address, known.then_some(word & (PM_PRESENT | PM_FRAME)));
+        })
+    }
+
+    fn for_each_word(
+        &self,
+        start: u64,
+        end: u64,
+        mut tell: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
         const BATCH: u64 = 8192;
-        let mut runs = Vec::new();
-        let mut words = vec![0; (BATCH * 8) as usize];
+        let mut words = vec![0; (BATCH.min((end - start) / PAGE) * 8) as usize];
         let mut at = start;
         while at < end {
             let pages = BATCH.min((end - at) / PAGE);
             let bytes = &mut words[..(pages * 8) as usize];
             self.file.read_exact_at(bytes, at / PAGE * 8)?;
-            for (word, address) in bytes.chunks_exact(8).zip((at..).step_by(PAGE as usize)) {
-                if is_private(word) {
-                    push_run(&mut runs, address, address + PAGE, false);
-                }
+            let (words, _) = bytes.as_chunks::<8>();
+            for (word, address) in words.iter().zip((at..).step_by(PAGE as usize)) {
+                tell(address, u64::from_le_bytes(*word));
             }
             at += pages * PAGE;
         }
+        Ok(())
+    }
+
+    fn table_runs(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        self.for_each_word(start, end, |address, word| {
+            if is_private(word) {
+                push_run(&mut runs, address, address + PAGE, false);
+            }
+        })?;
         Ok(runs)
     }
 }
 
-/// Present (63) or swapped out (62), and not of a file or shared (61).
-fn is_private(word: &[u8]) -> bool {
-    let top = word.last().copied().unwrap_or(0) >> 5;
-    top & 0b110 != 0 && top & 0b001 == 0
+/// Bits of a word of the page map: frame number, or place in swap.
+const PM_FRAME: u64 = (1 << 55) - 1;
+const PM_EXCLUSIVE: u64 = 1 << 56;
+/// Of a file, or shared.
+const PM_FILE: u64 = 1 << 61;
+const PM_SWAPPED: u64 = 1 << 62;
+const PM_PRESENT: u64 = 1 << 63;
+
+fn is_private(word: u64) -> bool {
+    word & (PM_PRESENT | PM_SWAPPED) != 0 && word & PM_FILE == 0
 }
 
 fn push_run(runs: &mut Vec<Run>, start: u64, end: u64, guard: bool) {
@@ -234,6 +274,60 @@ mod tests {
         // The table cannot tell the zero page, which copying will find out.
         table_runs.iter_mut().for_each(|r| r.end = r.start + PAGE);
         assert_eq!(table_runs, found);
+    }
+
+    #[test]
+    fn a_forked_child_has_the_same_pages_until_it_writes() {
+        let area = Striped::new();
+        let (start, end) = area.range();
+        let frames = |pid: u32| {
+            let mut all = Vec::new();
+            let map = PageMap::open(pid).unwrap();
+            map.for_each_page(start, end, |at, frame| {
+                all.extend(frame.map(|frame| (at, frame)));
+            })
+            .unwrap();
+            all
+        };
+        // SAFETY: the child writes one byte of memory that is ours alone and
+        // waits to be killed, by system calls only.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                area.0.cast::<u8>().write_volatile(7);
+                area.0.cast::<u8>().add(1).write_volatile(7);
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+        let ours = frames(std::process::id());
+        // It has written when the first page is none that we have.
+        let mut theirs = frames(child as u32);
+        for _ in 0..1000 {
+            if theirs.first().is_none_or(|(at, _)| *at != start) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            theirs = frames(child as u32);
+        }
+        // SAFETY: ends and reaps our own child.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+        let ours: std::collections::HashSet<_> = ours.into_iter().collect();
+        let written = theirs
+            .iter()
+            .filter(|(at, _)| ((at - start) / PAGE).is_multiple_of(3));
+        let written: Vec<_> = written.collect();
+        assert!(written.len() + 2 >= PAGES.div_ceil(3), "{}", written.len());
+        assert!(
+            written
+                .iter()
+                .all(|page| page.0 != start && ours.contains(page))
+        );
     }
 
     #[test]
