@@ -2,6 +2,7 @@
 //! it is let go at the end.
 
 use std::io;
+use std::ops::Range;
 
 use icecore_images::mm::MmState;
 use icecore_parasite::SCRIPT_HEADER;
@@ -81,9 +82,12 @@ impl Child {
         Ok(Self { leader, process })
     }
 
-    /// A process that `self` has just created, with the same memory.
+    /// A process that `self` has just created, with the same memory, restorer
+    /// included.
     pub(crate) fn descendant(&self, image_pid: u32, leader: Remote) -> Result<Self, RestoreError> {
-        Self::at_gate(image_pid, leader, self.process.gate)
+        let mut child = Self::at_gate(image_pid, leader, self.process.gate)?;
+        child.process.blob = self.process.blob;
+        Ok(child)
     }
 
     /// Has the restorer of another process, whose memory this one shares.
@@ -183,6 +187,14 @@ impl Child {
 
     /// Unmaps everything but the restorer and the vDSO.
     pub(crate) fn unmap_all(&mut self) -> Result<(), RestoreError> {
+        self.unmap_all_but(std::iter::empty())
+    }
+
+    /// Unmaps everything but the restorer, the vDSO and `kept`.
+    pub(crate) fn unmap_all_but(
+        &mut self,
+        kept: impl Iterator<Item = Range<u64>>,
+    ) -> Result<(), RestoreError> {
         let rseq = peek::rseq(self.process.pid);
         if let Some(rseq) = rseq.map_err(proc_error(self.process.image_pid, "rseq"))? {
             let (len, signature) = (u64::from(rseq.len), u64::from(rseq.signature));
@@ -190,8 +202,9 @@ impl Child {
             self.syscall("unregister rseq", libc::SYS_rseq, &unregister)?;
         }
         let areas = read_maps(self.process.image_pid, self.process.pid)?;
-        let kept = vdso::areas(&areas).into_iter().map(|a| a.start..a.end);
-        let kept = kept.chain([self.process.blob()?.range()]).collect();
+        let own = vdso::areas(&areas).into_iter().map(|a| a.start..a.end);
+        let own = own.chain([self.process.blob()?.range()]);
+        let kept = own.chain(kept).collect();
         let mut script = Script::new();
         for range in blob::all_but(kept) {
             let args = [range.start, range.end - range.start];

@@ -8,9 +8,10 @@ use rustix::io::Errno;
 
 use super::child::Child;
 use super::namespace::Init;
+use super::rebuild::{self, Materials};
 use super::threads::Thread;
 use super::tree::{Creation, Group, Node, Step, TreePlan};
-use super::{RestoreContext, pids, spawn};
+use super::{RestoreContext, cow, pids, spawn};
 use crate::error::RestoreError;
 use crate::kernel::clone3::CloneArgs;
 use crate::options::PidPolicy;
@@ -31,6 +32,8 @@ pub(super) struct Forest<'a> {
     /// The group the first process was born in.
     outer_group: Option<u64>,
     spare_ids: pids::Spare,
+    /// By address space that has been rebuilt: who has it.
+    pub(super) built: HashMap<u32, Node>,
     /// After the processes: its end waits for theirs.
     init: Option<Init>,
 }
@@ -43,6 +46,9 @@ pub(super) struct Living<'a> {
     pub(super) threads: Vec<Thread<'a>>,
     /// The signal mask that a leader shows which had exited.
     pub(super) leader_exits: Option<u64>,
+    /// The address space, by its index, that it was forked with, where it is
+    /// not a copy of icecore's.
+    pub(super) forked_with: Option<usize>,
 }
 
 impl<'a> Forest<'a> {
@@ -51,6 +57,7 @@ impl<'a> Forest<'a> {
     pub(super) fn spawn(
         ctx: &mut RestoreContext<'a>,
         plan: &TreePlan,
+        materials: &Materials,
         init: Option<Init>,
     ) -> Result<Self, RestoreError> {
         let kin = plan.nodes.iter();
@@ -61,9 +68,13 @@ impl<'a> Forest<'a> {
             ended: HashMap::new(),
             outer_group: None,
             spare_ids: pids::Spare::of(ctx.image),
+            built: HashMap::new(),
             init,
         };
         for step in &plan.steps {
+            if let Step::Create(creation) = step {
+                forest.share_memory(ctx, materials, creation)?;
+            }
             forest.take(ctx, step)?;
         }
         if let Some(init) = &mut forest.init {
@@ -91,6 +102,31 @@ impl<'a> Forest<'a> {
         }
     }
 
+    /// A task that is to have memory in common with its maker is forked from
+    /// the maker's memory as it is to be.
+    fn share_memory(
+        &mut self,
+        ctx: &mut RestoreContext<'a>,
+        materials: &Materials,
+        creation: &Creation,
+    ) -> Result<(), RestoreError> {
+        let tasks = &ctx.image.tasks;
+        let (Some(task), Some(maker)) = (
+            tasks.get(creation.node),
+            creation.by.and_then(|maker| tasks.get(maker)),
+        ) else {
+            return Ok(());
+        };
+        if is_dead(task) || is_dead(maker) || task.mm == maker.mm {
+            return Ok(());
+        }
+        let (mm, of) = (materials.mm(ctx, task)?, materials.mm(ctx, maker)?);
+        match (creation.by, cow::have_common_pages(mm, of)) {
+            (Some(maker), true) => rebuild::build_memory(ctx, self, materials, maker),
+            _ => Ok(()),
+        }
+    }
+
     fn create(
         &mut self,
         ctx: &mut RestoreContext<'a>,
@@ -101,10 +137,20 @@ impl<'a> Forest<'a> {
             None => self.create_root(ctx, node)?,
             Some(maker) => self.create_from(maker, creation)?,
         };
+        // A temporary process hands on what it has itself.
+        let maker = creation
+            .by
+            .and_then(|maker| self.living[maker].as_ref().map(|l| (maker, l)));
+        let forked_with = maker.and_then(|(maker, living)| {
+            let mm = ctx.image.tasks.get(maker).map(|task| task.mm.0);
+            let built = mm.filter(|mm| self.built.contains_key(mm));
+            built.map(|mm| mm as usize).or(living.forked_with)
+        });
         self.living[node] = Some(Living {
             child,
             threads: Vec::new(),
             leader_exits: None,
+            forked_with,
         });
         self.created.push(node);
         Ok(())

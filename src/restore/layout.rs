@@ -37,11 +37,20 @@ pub(super) enum LayoutError {
 }
 
 impl Layout {
-    /// Decides for `mm`. Of the largest free range the middle is left to the
-    /// restorer.
+    /// Decides for `mm` in a process that is a copy of this one.
     pub(super) fn new(mm: &MmState, forward_vdso: bool) -> Result<Self, LayoutError> {
-        let own = Own::read()?;
-        let now = maps::read_maps(std::process::id())?;
+        Self::in_process(std::process::id(), mm, forward_vdso)
+    }
+
+    /// Decides for `mm` in process `pid`. Of the largest free range the middle
+    /// is left to the restorer.
+    pub(super) fn in_process(
+        pid: u32,
+        mm: &MmState,
+        forward_vdso: bool,
+    ) -> Result<Self, LayoutError> {
+        let now = maps::read_maps(pid)?;
+        let own = Own::read()?.placed(&now);
         let taken = now
             .iter()
             .map(|a| a.start..a.end)

@@ -18,8 +18,9 @@ use icecore_images::mm::{Backing, MmState, Vma};
 use icecore_images::prctl::MlockFuture;
 
 use super::RestoreContext;
+use super::cow::Inherited;
 use super::ghost::Ghosts;
-use super::layout::Layout;
+use super::layout::{Layout, LayoutError};
 use super::mapped::MappedFiles;
 use super::shmem::{self, Shmems};
 use super::{memory_plan, mm, pages, vdso, vma};
@@ -49,7 +50,54 @@ pub(crate) fn seal_shared(ctx: &RestoreContext<'_>, shmems: &Shmems) -> Result<(
 #[derive(Debug)]
 pub(crate) struct Prepared {
     files: MappedFiles,
+    /// Of a process that is a copy of this one.
     layout: Layout,
+}
+
+/// What is decided about an address space when its process is there.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// `None`: as prepared.
+    layout: Option<Layout>,
+    inherited: Inherited,
+}
+
+impl Decided {
+    /// For a process with the memory of this one, nothing of which stays.
+    pub(super) fn anew(mm: &MmState) -> Self {
+        Self {
+            layout: None,
+            inherited: Inherited::nothing(mm),
+        }
+    }
+
+    /// For process `pid`, which was forked from one with memory `of`.
+    pub(super) fn forked(
+        ctx: &RestoreContext<'_>,
+        pid: u32,
+        of: &MmState,
+        mm: &MmState,
+    ) -> Result<Self, RestoreError> {
+        let layout = Layout::in_process(pid, mm, ctx.options.forward_vdso);
+        Ok(Self {
+            layout: Some(layout.map_err(no_layout)?),
+            inherited: Inherited::between(ctx, of, mm),
+        })
+    }
+
+    /// What stays mapped of what the process has.
+    pub(super) fn kept(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        self.inherited.ranges()
+    }
+
+    /// What throws out of that what is not the task's.
+    pub(super) fn forget(&self) -> impl Iterator<Item = Script> {
+        self.inherited.forget()
+    }
+
+    fn layout<'a>(&'a self, prepared: &'a Prepared) -> &'a Layout {
+        self.layout.as_ref().unwrap_or(&prepared.layout)
+    }
 }
 
 /// Opens what the areas of `mm` and its program need, for the child to
@@ -63,28 +111,40 @@ pub(crate) fn prepare(
     let layout = Layout::new(mm, ctx.options.forward_vdso);
     Ok(Prepared {
         files: MappedFiles::open(mm, shmems, ghosts)?,
-        layout: layout.map_err(|e| RestoreError::Rebuild {
-            what: "the address space".to_owned(),
-            source: std::io::Error::other(e),
-        })?,
+        layout: layout.map_err(no_layout)?,
     })
 }
 
+fn no_layout(error: LayoutError) -> RestoreError {
+    RestoreError::Rebuild {
+        what: "the address space".to_owned(),
+        source: std::io::Error::other(error),
+    }
+}
+
 /// Maps every area at its place and sets the fields of the address space. On
-/// entry nothing is mapped but the blob (at an address free in `mm`) and the
-/// child's own `[vvar]`/`[vdso]`, at the addresses they have in this process,
-/// whose copy it is, and it still has our descriptors; on exit all areas are
-/// mapped with what filling them needs, vDSO included.
+/// entry nothing is mapped but the blob (at an address free in `mm`), the
+/// process's own `[vvar]`/`[vdso]` and what it keeps of what it was forked with,
+/// and it still has our descriptors; on exit all areas are mapped with what
+/// filling them needs, vDSO included.
 pub(crate) fn map(
     ctx: &RestoreContext<'_>,
     mm: &MmState,
-    prepared: &Prepared,
+    (prepared, decided): (&Prepared, &Decided),
     script: &mut Script,
 ) {
-    vdso::map(&prepared.layout, script);
-    let (files, scratch) = (&prepared.files, prepared.layout.scratch);
-    vma::map_all(ctx.image, mm, files, scratch, script);
-    mm::set_fields(mm, &prepared.files, script);
+    let layout = decided.layout(prepared);
+    let inherited = &decided.inherited;
+    vdso::map(layout, script);
+    let missing = |vma: &Vma| !inherited.has(vma);
+    vma::map_all(
+        ctx.image,
+        mm,
+        (&prepared.files, &missing),
+        layout.scratch,
+        script,
+    );
+    mm::set_fields(mm, &prepared.files, inherited.same_program, script);
 }
 
 /// Fills the mapped areas of process `pid` from outside, verifying what it
@@ -92,7 +152,7 @@ pub(crate) fn map(
 pub(crate) fn fill(
     ctx: &mut RestoreContext<'_>,
     mm: &MmState,
-    prepared: &Prepared,
+    (prepared, decided): (&Prepared, &Decided),
     pid: u32,
 ) -> Result<(), RestoreError> {
     let failed = |source| RestoreError::Rebuild {
@@ -100,16 +160,20 @@ pub(crate) fn fill(
         source,
     };
     let memory = ProcessMemory::open(pid).map_err(failed)?;
-    vdso::fill(&prepared.layout, &memory).map_err(failed)?;
-    pages::fill_memory(ctx, mm, &memory)?;
+    vdso::fill(decided.layout(prepared), &memory).map_err(failed)?;
+    pages::fill_memory(ctx, (mm, &decided.inherited.missing), &memory)?;
     let filter = format!("{:#x}\n", mm.controls.coredump_filter);
     fs::write(format!("/proc/{pid}/coredump_filter"), filter).map_err(failed)
 }
 
 /// Final protections, locks, guard pages, names and prctl state of the
 /// address space, once pages are filled.
-pub(crate) fn finish(mm: &MmState, prepared: &Prepared, script: &mut Script) {
-    vdso::protect(&prepared.layout, script);
+pub(crate) fn finish(
+    mm: &MmState,
+    (prepared, decided): (&Prepared, &Decided),
+    script: &mut Script,
+) {
+    vdso::protect(decided.layout(prepared), script);
     mm::set_controls(mm, script);
     for vma in &mm.vmas {
         vma::finish(mm, vma, script);

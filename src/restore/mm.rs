@@ -14,10 +14,13 @@ const AUXV_AT: usize = 11 * 8;
 const LEN: usize = AUXV_AT + 8 + 4 + 4;
 
 /// Sets where code, data, heap, stack, arguments and environment lie, the
-/// auxiliary vector and the program. Nothing of the old program is mapped.
-pub(super) fn set_fields(mm: &MmState, files: &MappedFiles, script: &mut Script) {
+/// auxiliary vector and the program, unless that is the `same` already: it can
+/// only be changed where nothing of the old one is mapped.
+pub(super) fn set_fields(mm: &MmState, files: &MappedFiles, same: bool, script: &mut Script) {
+    const NONE: u32 = u32::MAX;
     let auxv = script.bytes(&mm.fields.auxv.0);
-    let map = script.bytes(&encode(&mm.fields, files.exe()));
+    let exe = if same { NONE } else { files.exe() };
+    let map = script.bytes(&encode(&mm.fields, exe));
     script.pointer(map, AUXV_AT, auxv);
     let args = [
         Arg::from(libc::PR_SET_MM as u64),

@@ -24,6 +24,7 @@ mod cgroup;
 mod child;
 mod clock;
 mod connection;
+mod cow;
 mod cpu;
 mod creds;
 mod descriptor_plan;
@@ -247,7 +248,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
         PidPolicy::Same | PidPolicy::New => None,
     };
     let plan = Arc::clone(&ctx.tree);
-    let mut forest = Forest::spawn(ctx, &plan, init)?;
+    let mut forest = Forest::spawn(ctx, &plan, &materials, init)?;
     forest.end_the_dead(ctx)?;
     ctx.stats.spawn_us = micros(spawning);
 

@@ -46,15 +46,15 @@ enum Failure {
     Write(u64, io::Error),
 }
 
-/// Fills the private pages of an address space.
+/// Fills private pages of an address space.
 pub(super) fn fill_memory(
     ctx: &mut RestoreContext<'_>,
-    mm: &MmState,
+    (mm, pages): (&MmState, &[PageExtent]),
     memory: &ProcessMemory,
 ) -> Result<(), RestoreError> {
-    let mut extents = Vec::with_capacity(mm.pages.len());
+    let mut extents = Vec::with_capacity(pages.len());
     let mut vmas = mm.vmas.iter().peekable();
-    for extent in &mm.pages {
+    for extent in pages {
         while vmas.next_if(|vma| vma.end <= extent.start).is_some() {}
         // An extent may reach over several areas that touch.
         for vma in vmas.clone().take_while(|vma| vma.start < end(extent)) {

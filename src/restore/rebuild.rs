@@ -14,7 +14,7 @@ use super::descriptors::{self, Opened};
 use super::forest::{Forest, is_dead};
 use super::ghost::{self, Ghosts};
 use super::late;
-use super::memory::{self, Prepared};
+use super::memory::{self, Decided, Prepared};
 use super::shmem::Shmems;
 use super::tree::Node;
 use super::{RestoreContext, blob, cgroup, micros, missing, new_pid, state, threads};
@@ -31,6 +31,8 @@ pub(super) struct Materials {
     _ghosts: Ghosts,
     /// By address space.
     prepared: Vec<Prepared>,
+    /// By address space: bytes of room that the restorer needs there.
+    rooms: Vec<usize>,
 }
 
 impl Materials {
@@ -44,12 +46,15 @@ impl Materials {
         let prepared = mms
             .map(|mm| memory::prepare(ctx, mm, &shmems, &ghosts))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
+        let mut materials = Self {
             opened,
             shmems,
             _ghosts: ghosts,
             prepared,
-        })
+            rooms: Vec::new(),
+        };
+        materials.rooms = rooms(ctx, &materials)?;
+        Ok(materials)
     }
 
     /// The address space of a task.
@@ -128,10 +133,9 @@ pub(super) fn all<'a>(
         cgroup::enter(ctx, task, child)?;
         state::from_outside(ctx, task, child)?;
     }
-    let rooms = rooms(ctx, materials)?;
     for &node in first.order() {
         ctx.cancelled()?;
-        build_memory(ctx, forest, materials, &first, (node, &rooms))?;
+        build_memory(ctx, forest, materials, node)?;
     }
     for &node in first.order() {
         place_descriptors(ctx, forest, materials, &first, node)?;
@@ -168,12 +172,12 @@ fn rooms(ctx: &RestoreContext<'_>, materials: &Materials) -> Result<Vec<usize>, 
     for task in ctx.image.tasks.iter().filter(|task| !is_dead(task)) {
         let mm = materials.mm(ctx, task)?;
         let prepared = materials.prepared(task)?;
-        let opened = &materials.opened;
+        let (opened, anew) = (&materials.opened, Decided::anew(mm));
         let scripts = [
             built(|s| descriptors::place(ctx, opened, task, s)),
             built(|s| descriptors::enter(ctx, opened, task, s)),
-            built(|s| memory::map(ctx, mm, prepared, s)),
-            built(|s| memory::finish(mm, prepared, s)),
+            built(|s| memory::map(ctx, mm, (prepared, &anew), s)),
+            built(|s| memory::finish(mm, (prepared, &anew), s)),
             built(|s| state::before_threads(task, s)),
             built(|s| state::actions_of(ctx, task, s)),
             built(|s| descriptors::finish(ctx, opened, task, s)),
@@ -195,36 +199,45 @@ fn rooms(ctx: &RestoreContext<'_>, materials: &Materials) -> Result<Vec<usize>, 
 /// Room beside the largest script: single calls' arguments, and the end mark.
 const SCRIPT_MARGIN: usize = 4096;
 
-fn build_memory(
-    ctx: &mut RestoreContext<'_>,
-    forest: &mut Forest<'_>,
+/// Rebuilds the address space of a task, unless it has been.
+pub(super) fn build_memory<'a>(
+    ctx: &mut RestoreContext<'a>,
+    forest: &mut Forest<'a>,
     materials: &Materials,
-    first: &First,
-    (node, rooms): (Node, &[usize]),
+    node: Node,
 ) -> Result<(), RestoreError> {
     let task = &ctx.image.tasks[node];
-    let builder = first.of_memory(task).unwrap_or(node);
-    if builder != node {
+    if let Some(&builder) = forest.built.get(&task.mm.0) {
         let process = &forest.child(builder)?.process;
         let (blob, gate) = (process.blob()?, process.gate());
         forest.child(node)?.live_with(Some(blob), gate);
         return Ok(());
     }
     let (mm, prepared) = (materials.mm(ctx, task)?, materials.prepared(task)?);
-    let room = rooms.get(task.mm.0 as usize).copied().unwrap_or(0);
-    let child = forest.child(node)?;
-    child.move_in(mm, room)?;
-    child.unmap_all()?;
-    let map = built(|s| memory::map(ctx, mm, prepared, s));
+    let room = materials.rooms.get(task.mm.0 as usize).copied();
+    let living = forest.living(node)?;
+    let of = living.forked_with.and_then(|of| ctx.image.mms.get(of));
+    let child = &mut living.child;
+    child.move_in(mm, room.unwrap_or(0))?;
+    let decided = match of {
+        Some(of) => Decided::forked(ctx, child.process.pid, of, mm)?,
+        None => Decided::anew(mm),
+    };
+    child.unmap_all_but(decided.kept())?;
+    for forget in decided.forget() {
+        child.run("leave another's memory", &forget, Pace::Fast)?;
+    }
+    let map = built(|s| memory::map(ctx, mm, (prepared, &decided), s));
     child.run("map the memory", &map, Pace::Fast)?;
     let filling = Instant::now();
-    memory::fill(ctx, mm, prepared, child.process.pid)?;
+    memory::fill(ctx, mm, (prepared, &decided), child.process.pid)?;
     ctx.stats.pages_us += micros(filling);
     if let Some(pid) = ctx.new_pid {
         new_pid::rewrite(&child.process, task, pid)?;
     }
-    let finish = built(|s| memory::finish(mm, prepared, s));
+    let finish = built(|s| memory::finish(mm, (prepared, &decided), s));
     child.run("finish the memory", &finish, Pace::Fast)?;
+    forest.built.insert(task.mm.0, node);
     Ok(())
 }
 

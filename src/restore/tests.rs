@@ -178,6 +178,7 @@ fn start(task: &TaskState, child: Child, threads: Vec<Thread<'_>>) -> Pid {
         child,
         threads,
         leader_exits: None,
+        forked_with: None,
     };
     resume::finish(task, &memory(), &mut living, true).unwrap();
     let stopped = matches!(task.run, RunState::Stopped { .. });

@@ -85,6 +85,12 @@ impl Own {
         })
     }
 
+    /// The same in a process with these areas, which may have it elsewhere.
+    pub(super) fn placed(self, now: &[Area]) -> Self {
+        let areas = vdso::areas(now).into_iter().cloned().collect();
+        Self { areas, ..self }
+    }
+
     fn start(&self) -> u64 {
         self.areas.first().map_or(0, |a| a.start)
     }

@@ -20,7 +20,7 @@ const PR_SET_VMA_ANON_NAME: u64 = 0;
 
 const WRITE: u32 = libc::PROT_WRITE as u32;
 
-/// Maps all areas but the kernel's own. `scratch` is a free range as large as
+/// Maps all `missing` areas but the kernel's own. `scratch` is a free range as large as
 /// any area; without one, areas that look alike may merge with their
 /// neighbours.
 ///
@@ -29,13 +29,13 @@ const WRITE: u32 = libc::PROT_WRITE as u32;
 pub(super) fn map_all(
     image: &Checkpoint,
     mm: &MmState,
-    files: &MappedFiles,
+    (files, missing): (&MappedFiles, &dyn Fn(&Vma) -> bool),
     scratch: Option<u64>,
     script: &mut Script,
 ) {
     let mut areas = Vec::with_capacity(mm.vmas.len());
     for (i, vma) in mm.vmas.iter().enumerate() {
-        if is_kernels_own(vma) {
+        if is_kernels_own(vma) || !missing(vma) {
             continue;
         }
         let before = i.checked_sub(1).and_then(|i| mm.vmas.get(i));

@@ -14,6 +14,7 @@ pub(crate) fn victims() -> Vec<Victim> {
     vec![
         Victim::new("tree-shared-memory", shared),
         Victim::new("tree-copied", copied),
+        Victim::new("tree-inherited", inherited),
         Victim::new("tree-one-memory", one_memory),
         Victim::new("tree-robust", robust),
     ]
@@ -189,4 +190,56 @@ fn robust(stage: &mut Stage) -> Result<(), String> {
     same("relatives", &tree::children(std::process::id()).len(), &1)?;
     drop(relative);
     same("the lock of the ended", &attempt(), &libc::EOWNERDEAD)
+}
+
+const LARGE: usize = 32 << 20;
+
+/// Five have in common what one filled: together they take little more than
+/// one alone.
+fn inherited(stage: &mut Stage) -> Result<(), String> {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a mapping at a place of the kernel's choice.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), LARGE, prot, MapFlags::PRIVATE) };
+    let start = start.map_err(|e| e.to_string())?;
+    // SAFETY: the mapping is that long and stays; atomics need no exclusive
+    // access.
+    let memory: &'static [AtomicU32] =
+        unsafe { std::slice::from_raw_parts(start.cast(), LARGE / 4) };
+    for (n, word) in memory.iter().enumerate() {
+        word.store(n as u32 | 1, Ordering::SeqCst);
+    }
+    let untouched = move || {
+        let mut words = memory.iter().enumerate().skip(4096).step_by(512);
+        match words.find(|(n, word)| word.load(Ordering::SeqCst) != *n as u32 | 1) {
+            Some((n, _)) => Err(format!("word {n} has changed")),
+            None => Ok(()),
+        }
+    };
+    let mut relatives = Vec::new();
+    for n in 0..4 {
+        relatives.push(child(move || {
+            memory[n * 1024].store(0, Ordering::SeqCst);
+            Ok(Box::new(untouched))
+        })?);
+    }
+    while stage.next()? {
+        untouched()?;
+        relatives.iter_mut().try_for_each(Relative::check)?;
+        let pids = relatives.iter().map(|r| r.pid).chain([std::process::id()]);
+        let together: u64 = pids.map(proportional).sum::<Result<u64, _>>()?;
+        if together > 2 * LARGE as u64 {
+            return Err(format!("together they take {together} bytes"));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of memory, each divided by the number of those who have it.
+fn proportional(pid: u32) -> Result<u64, String> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let rollup = rollup.map_err(|e| e.to_string())?;
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"));
+    let word = line.and_then(|line| line.split_whitespace().nth(1));
+    let kb: u64 = word.and_then(|word| word.parse().ok()).ok_or("no Pss")?;
+    Ok(kb * 1024)
 }
