@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::icecore::Icecore;
 use common::target::Target;
 use icecore_images::Image;
 use icecore_images::mm::MmState;
@@ -106,7 +107,12 @@ fn a_thousand_tasks_are_dumped() -> Outcome {
     let mut shell = Command::new("setsid");
     let mut tree = started(dir, shell.args(["sh", "-c", program]))?;
     let images = dir.join("image");
-    let dump = tree.0.dump_command(&images).arg("-R");
+    // With the limit on open files that everyone has at first, or less.
+    let mut few_files = Command::new("sh");
+    few_files.args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh"]);
+    let pid = tree.0.pid().to_string();
+    let dump = Icecore::by(dir, few_files, "dump").args(["-R", "-t", &pid, "-D"]);
+    let dump = dump.arg(&images);
     dump.limit(Duration::from_secs(240)).succeed()?;
     tree.0.alive()?;
     println!("{}", stats(&images)?);

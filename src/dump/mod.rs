@@ -97,6 +97,7 @@ use icecore_images::timers::ClockState;
 
 use crate::blocker::{Blocker, Place};
 use crate::error::DumpError;
+use crate::kernel::open_files::ManyFiles;
 use crate::observer::{Moment, Stage};
 use crate::options::{After, DumpOptions};
 use crate::stats::{DumpReport, DumpStats};
@@ -114,6 +115,7 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
     on_thread_of_its_own(|| {
         let start = Instant::now();
         let first_to_go = oom::FirstToGo::now();
+        let _many_files = ManyFiles::allow();
         tell(options, Stage::PreDump)?;
         let (writer, guardian) = leftovers::open_image(options)?;
         // Dropped before what is frozen: cgroups stand still again before their
@@ -202,6 +204,7 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
     };
     let sharing = Sharing::of(&frozen.tasks).map_err(relatives)?;
     kin::check(ctx, frozen).map_err(relatives)?;
+    namespaces::check_clocks(ctx, &frozen.tasks).map_err(relatives)?;
     for (task, mm) in frozen.tasks.iter().zip(&sharing.mms) {
         if mm.first {
             memory::collect(ctx, task)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::DumpContext;
 use crate::blocker::Place;
+use crate::tracer::FrozenTask;
 
 /// Namespaces a task must share with icecore: name under /proc/PID/ns, option
 /// of nsenter(1). Clocks are read inside the task, so that its time namespace
@@ -49,6 +50,23 @@ pub(super) fn check(
         if for_children(tid, kind)? {
             let problem = format!("its children would be in another {kind} namespace than itself");
             ctx.block(Place::Task { pid }, problem, None);
+        }
+    }
+    Ok(())
+}
+
+/// Notes tasks whose clocks are not those of the first: the clocks of a dump
+/// are one set.
+pub(super) fn check_clocks(ctx: &mut DumpContext<'_>, tasks: &[FrozenTask]) -> io::Result<()> {
+    let of = |task: &FrozenTask| namespace(&format!("/proc/{}/ns/time", task.a_tid()));
+    let Some(root) = tasks.first() else {
+        return Ok(());
+    };
+    let common = of(root)?;
+    for task in &tasks[1..] {
+        if of(task)? != common {
+            let problem = format!("it is in another time namespace than pid {}", root.pid);
+            ctx.block(Place::Task { pid: task.pid }, problem, None);
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ use icecore_images::prctl::ThreadControls;
 use icecore_images::signals::{PendingSignal, SigAltStack, SigHandState};
 use icecore_images::task::{CpuTime, RunState, TaskState};
 use icecore_images::thread::{RobustList, ThreadState};
+use icecore_images::timers::ClockState;
 
 use super::kin::Sharing;
 use super::{DumpContext, cgroup, creds, limits, namespaces, prctl, refused, sched, seccomp};
@@ -244,13 +245,19 @@ fn inspect_timers(
     timers::resolve(ctx, pid, &tids, &mut seen);
 
     let mut before = Queues::read(&tids).map_err(read("its queued signals"))?;
+    let mut clocks = ClockState::default();
     for _ in 0..TIMER_READINGS {
-        let after = read_timers(ctx, task, state, &seen)?;
+        let (now, after) = read_timers(task, state, &seen)?;
         let quiet = after.of_timers() == before.of_timers();
-        before = after;
+        (clocks, before) = (now, after);
         if quiet {
             break;
         }
+    }
+    // The clocks of the image are those of one moment, for the timers of all.
+    match ctx.clocks == ClockState::default() {
+        true => ctx.clocks = clocks,
+        false => timers::as_of(&ctx.clocks, &clocks, state),
     }
     before.complete().map_err(read("its queued signals"))?;
     before.put(state);
@@ -258,26 +265,25 @@ fn inspect_timers(
 }
 
 fn read_timers(
-    ctx: &mut DumpContext<'_>,
     task: &mut FrozenTask,
     state: &mut TaskState,
     seen: &[ProcTimer],
-) -> Result<Queues, DumpError> {
+) -> Result<(ClockState, Queues), DumpError> {
     let pid = task.pid;
     let mut script = Script::new();
     let asked = timers::ask(&mut script, seen);
     let outcome = task
         .run(0, &script)
         .map_err(|source| DumpError::Inject { pid, source })?;
-    ctx.clocks = asked.clocks(&outcome);
     state.interval_timers = asked.interval_timers(&outcome);
     state.posix_timers = asked.posix_timers(&outcome);
     let tids: Vec<u32> = task.threads.iter().map(|t| t.tid).collect();
-    Queues::read(&tids).map_err(|source| DumpError::Read {
+    let queues = Queues::read(&tids).map_err(|source| DumpError::Read {
         pid,
         what: "its queued signals".to_owned(),
         source,
-    })
+    })?;
+    Ok((asked.clocks(&outcome), queues))
 }
 
 /// All queued signals of a task.

@@ -6,6 +6,7 @@
 //! not send another.
 
 use icecore_images::signals::PendingSignal;
+use icecore_images::task::TaskState;
 use icecore_images::timers::{ClockState, IntervalTimer, PosixTimer, TimerNotify};
 
 use super::DumpContext;
@@ -128,6 +129,33 @@ fn notify(timer: &ProcTimer) -> TimerNotify {
     }
 }
 
+/// Makes what a task's timers, read at the moment `now`, have left that of the
+/// moment `then` before it. CPU clocks have stood still in between.
+pub(super) fn as_of(then: &ClockState, now: &ClockState, state: &mut TaskState) {
+    let passed = |then: i64, now: i64| now.saturating_sub(then).max(0) as u64;
+    let elapsed = passed(then.monotonic_ns, now.monotonic_ns);
+    let add = |left: &mut u64, more: u64| {
+        if *left != 0 {
+            *left = left.saturating_add(more);
+        }
+    };
+    add(
+        &mut state.interval_timers[0].value_us,
+        elapsed / (NANOS / MICROS),
+    );
+    for timer in &mut state.posix_timers {
+        let on_cpu = timer.clock < 0
+            || [
+                libc::CLOCK_PROCESS_CPUTIME_ID,
+                libc::CLOCK_THREAD_CPUTIME_ID,
+            ]
+            .contains(&timer.clock);
+        if !on_cpu {
+            add(&mut timer.remaining_ns, elapsed);
+        }
+    }
+}
+
 /// Names the owners of CPU clocks, and notes timers on the CPU clock of someone
 /// else, or of a thread that the kernel does not name.
 pub(super) fn resolve(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32], timers: &mut [ProcTimer]) {
@@ -145,6 +173,9 @@ pub(super) fn resolve(ctx: &mut DumpContext<'_>, pid: u32, tids: &[u32], timers:
             },
             Some((owner, false)) if owner == pid => continue,
             Some((owner, true)) if tids.contains(&owner) => continue,
+            Some((owner, _)) if ctx.members.has_thread(owner) => {
+                format!("the CPU time of {owner}, another task of the tree")
+            }
             Some((owner, _)) => format!("the CPU time of {owner}, which is outside the dump"),
         };
         let problem = format!("timer {} counts {problem}", timer.id);

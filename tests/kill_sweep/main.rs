@@ -13,6 +13,7 @@ mod memory_limit;
 mod registers;
 mod stress;
 mod sweep;
+mod tree;
 mod victim;
 mod victims;
 

@@ -117,7 +117,26 @@ impl Victim {
     }
 
     fn look(&self) -> Result<AtRest, String> {
-        let pid = self.target.pid();
+        let mut all = AtRest {
+            maps: String::new(),
+            masks: Vec::new(),
+        };
+        let mut pids = vec![self.target.pid()];
+        while let Some(pid) = pids.pop() {
+            let one = Self::look_at(pid)?;
+            all.maps.push_str(&one.maps);
+            all.masks.extend(one.masks);
+            // The children of the other victims come and go.
+            if self.name == "tree" {
+                let children = format!("/proc/{pid}/task/{pid}/children");
+                let children = fs::read_to_string(children).map_err(|e| e.to_string())?;
+                pids.extend(children.split_whitespace().flat_map(str::parse::<u32>));
+            }
+        }
+        Ok(all)
+    }
+
+    fn look_at(pid: u32) -> Result<AtRest, String> {
         let read = |path: String| fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"));
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?;
         let mut masks = Vec::new();

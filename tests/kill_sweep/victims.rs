@@ -22,6 +22,7 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("threads", threads),
     ("memory", memory),
     ("without_vdso", without_vdso),
+    ("tree", tree),
 ];
 
 /// The distance of the points at which icecore is killed over a victim. One
@@ -30,6 +31,8 @@ pub(crate) const ALL: &[(&str, Act)] = &[
 pub(crate) fn stride(name: &str) -> usize {
     match name {
         "restart_all_caught" => 7,
+        // The same few hundred for each of twenty.
+        "tree" => 61,
         _ => 1,
     }
 }
@@ -95,6 +98,10 @@ fn timed(what: &str, expected: i64, call: impl FnOnce() -> i64) -> Result<(), St
         true => Ok(()),
         false => Err(format!("{what} took {took:?}")),
     }
+}
+
+fn tree() -> Result<(), String> {
+    crate::tree::act(&[nanosleep, futex, nanosleep])
 }
 
 fn busy() -> Result<(), String> {
