@@ -13,6 +13,7 @@
 //! ppoll, which replaces it before any signal can be delivered and tells
 //! whether one must be.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::offset_of;
 
@@ -23,6 +24,7 @@ use super::allowed::{self, Seccomp};
 use super::freeze::{FrozenTask, FrozenThread};
 use super::interrupted;
 use super::memory::Memory;
+use super::snapshot::Snapshot;
 use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
 use super::room::NoRoom;
 use super::script::{Arg, Buffer, Outcome, Script, ScriptError};
@@ -163,8 +165,9 @@ impl FrozenTask {
             .threads
             .get_mut(thread)
             .ok_or(InjectError::NoThread { pid })?;
-        if self.risk_seccomp {
-            frozen.suspend_seccomp(true)?;
+        let options = frozen.options_for(script, self.risk_seccomp);
+        if options != 0 {
+            frozen.set_options(options)?;
         }
         let visit = Visit {
             memory: &self.memory,
@@ -172,10 +175,12 @@ impl FrozenTask {
             constants: &constants,
             script,
             asked,
+            born: Cell::new(None),
         };
         let outcome = frozen.run(&visit);
-        if self.risk_seccomp && !frozen.astray {
-            frozen.suspend_seccomp(false)?;
+        self.born = visit.born.take();
+        if options != 0 && !frozen.astray {
+            frozen.set_options(0)?;
         }
         outcome
     }
@@ -253,16 +258,41 @@ struct Visit<'a> {
     script: &'a Script,
     /// Signals whose actions the script asks for, where it is to tell them.
     asked: &'a [(u64, Buffer)],
+    /// The copy it has made of the task, if it does.
+    born: Cell<Option<Snapshot>>,
+}
+
+impl Visit<'_> {
+    /// Takes hold of what the thread, which stands at `stop`, has made.
+    fn adopt(&self, stopped: &Stopped, stop: Stop) -> Result<(), TraceError> {
+        if !self.script.forks() || stop != Stop::Other(libc::PTRACE_EVENT_CLONE as u32) {
+            let tid = stopped.tid();
+            return Err(TraceError::Unexpected { tid, stop });
+        }
+        let pid = stopped.event_message()? as u32;
+        self.born.set(Some(Snapshot::adopt(pid)?));
+        Ok(())
+    }
 }
 
 impl FrozenThread {
-    fn suspend_seccomp(&mut self, yes: bool) -> Result<(), TraceError> {
+    /// What the thread is traced with while it runs `script`.
+    fn options_for(&self, script: &Script, risk_seccomp: bool) -> u32 {
         const PTRACE_O_SUSPEND_SECCOMP: u32 = 1 << 21;
+        let mut options = 0;
+        if risk_seccomp && !matches!(self.seccomp, Seccomp::Off) {
+            options |= PTRACE_O_SUSPEND_SECCOMP;
+        }
+        if script.forks() {
+            options |= libc::PTRACE_O_TRACECLONE as u32;
+        }
+        options
+    }
+
+    fn set_options(&mut self, options: u32) -> Result<(), TraceError> {
         match &mut self.stopped {
-            Some(stopped) if !matches!(self.seccomp, Seccomp::Off) => {
-                stopped.set_options(if yes { PTRACE_O_SUSPEND_SECCOMP } else { 0 })
-            }
-            _ => Ok(()),
+            Some(stopped) => stopped.set_options(options),
+            None => Ok(()),
         }
     }
 
@@ -280,9 +310,9 @@ impl FrozenThread {
             return Err(e.into());
         }
         if constants.ask != 0 {
-            walk_to(stopped, place.address + stub_layout().asked)?;
+            walk_to(stopped, visit, stub_layout().asked)?;
             stopped.set_signal_mask(self.mask)?;
-            next_syscall_stop(stopped)?;
+            next_syscall_stop(stopped, visit)?;
             stand(stopped)?;
         } else {
             stand(stopped)?;
@@ -314,7 +344,6 @@ fn enter(
 fn drive(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<Outcome, InjectError> {
     let &Visit {
         memory,
-        place,
         constants,
         script,
         ..
@@ -322,29 +351,29 @@ fn drive(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<Outcome, InjectErro
     let tid = stopped.tid();
     let (len, notify) = (constants.area_len, constants.notify as u32);
     let untold = constants.ask == ASK_UNTOLD;
-    let area = match map_area(stopped, place)? {
+    let area = match map_area(stopped, visit)? {
         Ok(area) => area,
         Err(source) => return Err(InjectError::Map { tid, len, source }),
     };
     let loaded = load(memory, area, script);
     if notify != 0 {
-        await_signal(stopped, notify, place.address + stub_layout().notified)?;
+        await_signal(stopped, visit, notify)?;
     } else if untold {
-        walk_to(stopped, place.address + stub_layout().told)?;
+        walk_to(stopped, visit, stub_layout().told)?;
     } else {
-        walk_to(stopped, place.address + stub_layout().unmapped)?;
+        walk_to(stopped, visit, stub_layout().unmapped)?;
     }
     let fetched = loaded.and_then(|()| fetch(memory, area, script));
     if untold {
         tell_stub(stopped, visit, fetched.as_ref().ok())?;
         if notify == 0 {
-            next_syscall_stop(stopped)?;
+            next_syscall_stop(stopped, visit)?;
         }
     }
     if notify != 0 || untold {
-        walk_to(stopped, place.address + stub_layout().unmapped)?;
+        walk_to(stopped, visit, stub_layout().unmapped)?;
     }
-    let unmapped = exit_of_call(stopped)?;
+    let unmapped = exit_of_call(stopped, visit)?;
     let bytes = fetched.map_err(|source| InjectError::Memory { tid, source })?;
     unmapped.map_err(|source| InjectError::Unmap { tid, source })?;
     script
@@ -373,9 +402,12 @@ fn tell_stub(
 }
 
 /// Lets the stub map its area; gives the area's address.
-fn map_area(stopped: &mut Stopped, place: StubPlace) -> Result<io::Result<u64>, TraceError> {
-    walk_to(stopped, place.address + stub_layout().mapped)?;
-    exit_of_call(stopped)
+fn map_area(
+    stopped: &mut Stopped,
+    visit: &Visit<'_>,
+) -> Result<io::Result<u64>, TraceError> {
+    walk_to(stopped, visit, stub_layout().mapped)?;
+    exit_of_call(stopped, visit)
 }
 
 /// Puts the script into the area; its header, which makes the stub run it,
@@ -393,9 +425,14 @@ fn fetch(memory: &Memory, area: u64, script: &Script) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Goes on until the thread has sent itself `signal`, at `ip`; that signal, and
-/// the same from elsewhere, which would be ignored, are swallowed.
-fn await_signal(stopped: &mut Stopped, signal: u32, ip: u64) -> Result<(), TraceError> {
+/// Goes on until the thread has sent itself `signal`; that signal, and the same
+/// from elsewhere, which would be ignored, are swallowed.
+fn await_signal(
+    stopped: &mut Stopped,
+    visit: &Visit<'_>,
+    signal: u32,
+) -> Result<(), TraceError> {
+    let ip = visit.place.address + stub_layout().notified;
     let mut how = Resume::Cont(0);
     loop {
         how = match stopped.resume_to_stop(how)? {
@@ -406,27 +443,31 @@ fn await_signal(stopped: &mut Stopped, signal: u32, ip: u64) -> Result<(), Trace
             Stop::Signal(s) if s == libc::SIGSTOP as u32 => Resume::Cont(s),
             Stop::Event { .. } => Resume::Cont(0),
             stop => {
-                let tid = stopped.tid();
-                return Err(TraceError::Unexpected { tid, stop });
+                visit.adopt(stopped, stop)?;
+                Resume::Cont(0)
             }
         };
     }
 }
 
-/// Goes on to the entry of the system call that returns to `ip`.
-fn walk_to(stopped: &mut Stopped, ip: u64) -> Result<(), TraceError> {
+/// Goes on to the entry of the system call that returns to `offset` in the stub.
+fn walk_to(stopped: &mut Stopped, visit: &Visit<'_>, offset: u64) -> Result<(), TraceError> {
+    let ip = visit.place.address + offset;
     loop {
-        next_syscall_stop(stopped)?;
+        next_syscall_stop(stopped, visit)?;
         if stopped.registers()?.rip == ip {
             return Ok(());
         }
-        next_syscall_stop(stopped)?;
+        next_syscall_stop(stopped, visit)?;
     }
 }
 
 /// From the entry of a system call to its exit; gives what it returned.
-fn exit_of_call(stopped: &mut Stopped) -> Result<io::Result<u64>, TraceError> {
-    next_syscall_stop(stopped)?;
+fn exit_of_call(
+    stopped: &mut Stopped,
+    visit: &Visit<'_>,
+) -> Result<io::Result<u64>, TraceError> {
+    next_syscall_stop(stopped, visit)?;
     let ret = stopped.registers()?.rax as i64;
     Ok(if (-4095..0).contains(&ret) {
         Err(io::Error::from_raw_os_error(-ret as i32))
@@ -438,7 +479,7 @@ fn exit_of_call(stopped: &mut Stopped) -> Result<io::Result<u64>, TraceError> {
 /// Goes on to the next entry or exit of a system call. SIGSTOP cannot be
 /// blocked: it is passed on, and the group-stop it brings walked out of; the
 /// task stops when it is let go.
-fn next_syscall_stop(stopped: &mut Stopped) -> Result<(), TraceError> {
+fn next_syscall_stop(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<(), TraceError> {
     let mut how = Resume::Syscall(0);
     loop {
         how = match stopped.resume_to_stop(how)? {
@@ -446,8 +487,8 @@ fn next_syscall_stop(stopped: &mut Stopped) -> Result<(), TraceError> {
             Stop::Signal(signal) if signal == libc::SIGSTOP as u32 => Resume::Syscall(signal),
             Stop::Event { .. } => Resume::Syscall(0),
             stop => {
-                let tid = stopped.tid();
-                return Err(TraceError::Unexpected { tid, stop });
+                visit.adopt(stopped, stop)?;
+                Resume::Syscall(0)
             }
         };
     }

@@ -20,6 +20,7 @@ mod room;
 mod rseq;
 
 pub mod script;
+pub mod snapshot;
 pub mod stub;
 mod tails;
 mod timeout;

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use icecore_parasite::{OP_MUST_SUCCEED, Op};
+use icecore_parasite::{OP_FORKS, OP_MUST_SUCCEED, Op};
 use rustix::io::Errno;
 
 /// A batch of system calls under construction.
@@ -176,6 +176,18 @@ impl Script {
         args: impl IntoIterator<Item = impl Into<Arg>>,
     ) -> Call {
         self.push(what.into(), nr, args, 0)
+    }
+
+    /// Appends a clone(2) that makes a copy of the process. The copy never
+    /// leaves the script: unless it is traced and led elsewhere, it ends.
+    pub(super) fn fork(&mut self, what: &'static str, flags: u64) -> Call {
+        let flags_of_op = OP_MUST_SUCCEED | OP_FORKS;
+        self.push(what.into(), libc::SYS_clone as u32, [flags], flags_of_op)
+    }
+
+    /// Whether it makes a copy of the process.
+    pub(super) fn forks(&self) -> bool {
+        self.calls.iter().any(|call| call.flags & OP_FORKS != 0)
     }
 
     fn push(

@@ -12,7 +12,8 @@
 #![cfg_attr(not(test), no_std)]
 
 // Runs the script whose header is at rbx; goes to \done when all calls have
-// been made or one that must succeed has failed. Uses rax, rcx, rdx, rsi, rdi,
+// been made or one that must succeed has failed; a call that forks has its child
+// end at once. Uses rax, rcx, rdx, rsi, rdi,
 // r8 to r13; touches neither rsp nor any memory but the script's. (The unit of
 // assembly may be any, so each blob defines it anew.)
 macro_rules! run_script {
@@ -35,6 +36,17 @@ macro_rules! run_script {
         mov     [r12 + 56], rax
         add     r12, 72
         dec     r13
+        test    byte ptr [r12 - 8], 2
+        jz      205f
+        test    rax, rax
+        jnz     205f
+        // The copy, which nobody holds: exit_group(0).
+    206:
+        mov     eax, 231
+        xor     edi, edi
+        syscall
+        jmp     206b
+    205:
         test    byte ptr [r12 - 8], 1
         jz      203b
         cmp     rax, -4095
@@ -69,6 +81,8 @@ pub struct Op {
 
 /// A failing call ends the script.
 pub const OP_MUST_SUCCEED: u64 = 1;
+/// The call is a fork: where it returns 0, it is the child that runs, and ends.
+pub const OP_FORKS: u64 = 2;
 
 /// What lies in front of the first [`Op`] of a script in memory: the number of
 /// its calls as a little-endian word, then zeros. 0 calls: nothing is run.
