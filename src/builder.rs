@@ -113,6 +113,13 @@ impl Dump {
         self
     }
 
+    /// Lets the process go on as soon as it has made a copy of itself, from which
+    /// its pages are read (with [`leave_running`](Self::leave_running) only).
+    pub fn live(mut self, yes: bool) -> Self {
+        self.options.live = yes;
+        self
+    }
+
     /// Number of threads that copy pages.
     pub fn threads(mut self, threads: usize) -> Self {
         self.options.threads = Some(threads);

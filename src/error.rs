@@ -146,6 +146,12 @@ pub enum DumpError {
         /// Bytes that may be used.
         available: u64,
     },
+    /// A live dump that would end its target.
+    #[error("dump pid {pid}: --live is for a target that goes on")]
+    LiveEnds {
+        /// The task.
+        pid: u32,
+    },
     /// It was told to stop.
     #[error("dump: cancelled")]
     Cancelled,

@@ -15,7 +15,8 @@ use std::time::Duration;
 pub enum Stage {
     /// Before anything is touched.
     PreDump,
-    /// The image is complete on disk; the target is still frozen.
+    /// The image is complete on disk; the target is still frozen, unless the
+    /// dump is live.
     PostDump,
     /// The plan has found no obstacle; nothing has been created.
     PreRestore,
@@ -73,6 +74,12 @@ pub trait Observer: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether the target must stand still at [`Stage::PostDump`] even if it is
+    /// to go on. Where nobody needs that, it goes on earlier.
+    fn needs_it_frozen(&self) -> bool {
+        true
+    }
+
     /// Some more bytes have been copied; called often, from any thread.
     fn progress(&self, progress: Progress) {
         let _ = progress;
@@ -83,7 +90,11 @@ pub trait Observer: fmt::Debug + Send + Sync {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Unobserved;
 
-impl Observer for Unobserved {}
+impl Observer for Unobserved {
+    fn needs_it_frozen(&self) -> bool {
+        false
+    }
+}
 
 /// A wish to stop, to be made from a signal handler or another thread. The
 /// operation ends at its next step with an error and leaves everything as it

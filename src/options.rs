@@ -38,6 +38,8 @@ pub struct DumpOptions {
     /// How long a keeper waits for a restore; `None`: for ever. Given where the
     /// target goes on, there is a keeper nevertheless.
     pub keep_for: Option<Duration>,
+    /// Let the target go on at once and copy pages from a copy of it.
+    pub live: bool,
     /// Worker threads that copy pages.
     pub threads: Option<usize>,
     /// What is recorded of cgroups.
@@ -66,6 +68,7 @@ impl DumpOptions {
             risk_seccomp: false,
             outside: OutsideRules::default(),
             keep_for: None,
+            live: false,
             threads: None,
             cgroups: CgroupOptions::default(),
             cgroup_selection: CgroupSelection::default(),

@@ -49,6 +49,8 @@ pub struct DumpStats {
     pub total_us: u64,
     /// Pages looked at.
     pub pages_scanned: u64,
+    /// Pages to be copied while the target stood still.
+    pub pages_in_pause: u64,
     /// Pages stored.
     pub pages_written: u64,
     /// Pages found to be zero and not stored.

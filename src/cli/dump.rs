@@ -56,6 +56,11 @@ pub(crate) struct DumpArgs {
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
     ghost_limit: u64,
 
+    /// Let the process go on at once: it makes a copy of itself, from which its
+    /// memory is read. Takes memory for what it changes meanwhile
+    #[arg(long, requires = "leave_running")]
+    live: bool,
+
     /// Number of threads that copy pages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
@@ -118,6 +123,7 @@ impl DumpArgs {
             risk_seccomp: self.risk_seccomp,
             outside: self.rules(),
             keep_for: self.keep_for,
+            live: self.live,
             threads: self.threads.map(usize::from),
             cgroups: self.cgroups.options(),
             cgroup_selection: self.cgroup_selection.selection()?,

@@ -24,8 +24,6 @@ pub(crate) struct Anything {
 /// Options of later versions of `dump`.
 #[derive(Debug, Args)]
 pub(crate) struct LaterDump {
-    #[arg(long, hide = true)]
-    live: bool,
     #[command(flatten)]
     outside: LaterOutside,
     #[arg(long, hide = true)]
@@ -66,7 +64,6 @@ impl LaterDump {
     pub(crate) fn refuse(&self) -> Result<(), CliError> {
         self.outside.refuse()?;
         refuse_given(&[
-            (self.live, "--live", SPEED),
             (self.tcp_close, "--tcp-close", CONNECTIONS),
             (self.link_remap, "--link-remap", "links to deleted files"),
             (self.parent.is_some(), "--parent", INCREMENTS),

@@ -34,6 +34,10 @@ impl Observer for Watch {
         }
     }
 
+    fn needs_it_frozen(&self) -> bool {
+        self.script.is_some()
+    }
+
     fn progress(&self, progress: Progress) {
         self.line.show(progress);
     }

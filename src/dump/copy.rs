@@ -18,6 +18,7 @@ use icecore_images::pages::{
 };
 
 use super::DumpContext;
+use super::capture::{self, Room};
 use super::copy_read::{self, ReadFailure};
 use super::pages::{Copied, Owner, Piece, Plan};
 use crate::error::DumpError;
@@ -26,14 +27,14 @@ use crate::observer::Progress;
 /// Bytes read at a time, and of a chunk.
 const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGE: usize = PAGE_SIZE as usize;
-/// The page file all of this goes to.
-const FILE: u32 = 0;
 
 /// What the workers share.
 struct Shared<'a> {
     plan: &'a Plan,
     jobs: Vec<Vec<Piece>>,
     file: &'a File,
+    /// Its number.
+    file_number: u32,
     next_job: AtomicUsize,
     next_chunk: AtomicU64,
     stop: AtomicBool,
@@ -47,16 +48,18 @@ enum Failure {
     Write(io::Error),
 }
 
-/// Copies everything in `plan` into `file`.
+/// Copies everything in `plan` into `file`, page file number `number`.
 pub(super) fn run(
     ctx: &mut DumpContext<'_>,
     plan: &Plan,
     file: &File,
+    number: u32,
 ) -> Result<Copied, DumpError> {
     let shared = Shared {
         plan,
         jobs: jobs(&plan.pieces),
         file,
+        file_number: number,
         next_job: AtomicUsize::new(0),
         next_chunk: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -78,6 +81,15 @@ pub(super) fn run(
         done.push(result.map_err(|failure| describe(ctx, plan, failure))?);
     }
     merge(&shared, done).map_err(|e| describe(ctx, plan, Failure::Write(e)))
+}
+
+/// Reads the contents of everything in `plan`, to be written later.
+pub(super) fn capture(ctx: &DumpContext<'_>, plan: &mut Plan, room: Room) -> Result<(), DumpError> {
+    let jobs = jobs(&plan.pieces);
+    let threads = worker_count(ctx.options.threads, jobs.len());
+    let captured = capture::read(plan, &jobs, room, threads);
+    plan.captured = Some(captured.map_err(|e| describe(ctx, plan, Failure::Read(e)))?);
+    Ok(())
 }
 
 /// Runs the workers, the calling thread being one of them.
@@ -177,7 +189,7 @@ impl Worker {
             let Some(job) = shared.jobs.get(number) else {
                 break;
             };
-            self.take(shared.plan, job).map_err(Failure::Read)?;
+            self.take(shared, number, job).map_err(Failure::Read)?;
             if self.filled >= CHUNK {
                 self.write_chunk(shared).map_err(Failure::Write)?;
             }
@@ -187,16 +199,25 @@ impl Worker {
     }
 
     /// Reads a job behind what is there already and keeps what is not zero.
-    fn take(&mut self, plan: &Plan, job: &[Piece]) -> Result<(), ReadFailure> {
+    fn take(
+        &mut self,
+        shared: &Shared<'_>,
+        number: usize,
+        job: &[Piece],
+    ) -> Result<(), ReadFailure> {
         let len: u64 = job.iter().map(|p| p.end - p.start).sum();
         let space = &mut self.buffer[self.filled..][..len as usize];
         let source = job[0].source;
-        let guards = copy_read::read(&plan.sources[source].contents, job, space)?;
+        let plan = shared.plan;
+        let guards = match &plan.captured {
+            Some(captured) => captured.read(number, space),
+            None => copy_read::read(&plan.sources[source].contents, job, space)?,
+        };
         let mut from = self.filled;
         for piece in job {
             for address in (piece.start..piece.end).step_by(PAGE) {
                 if !guards.contains(&address) {
-                    self.keep(source, address, from);
+                    self.keep(shared.file_number, source, address, from);
                 }
                 from += PAGE;
             }
@@ -208,7 +229,7 @@ impl Worker {
     }
 
     /// Keeps the page at `from` in the buffer, which belongs to `address`.
-    fn keep(&mut self, source: usize, address: u64, from: usize) {
+    fn keep(&mut self, file: u32, source: usize, address: u64, from: usize) {
         let zero = self.buffer[from..from + PAGE] == ZERO_PAGE;
         let place = if zero {
             self.zero += 1;
@@ -220,7 +241,7 @@ impl Worker {
             let offset = (self.chunks.len() * CHUNK + self.filled) as u64;
             self.filled += PAGE;
             self.written += 1;
-            PageSource::File { file: FILE, offset }
+            PageSource::File { file, offset }
         };
         push_extent(&mut self.extents[source], address, 1, place);
     }

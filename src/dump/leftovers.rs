@@ -35,8 +35,10 @@ pub(super) fn open_image(options: &DumpOptions) -> Result<(ImageWriter, Guardian
 }
 
 fn tell_files(guardian: &mut Guardian, dir: &Path) -> std::io::Result<()> {
-    let files = [OBJECTS.to_owned(), pages_name(0)];
-    let temporary = [OBJECTS, &pages_name(0), MANIFEST].map(temporary_name);
+    // A live dump writes two page files.
+    let files = [OBJECTS.to_owned(), pages_name(0), pages_name(1)];
+    let all = files.iter().map(String::as_str).chain([MANIFEST]);
+    let temporary: Vec<_> = all.map(temporary_name).collect();
     for name in files.into_iter().chain(temporary) {
         guardian.undo_later(&Undo::RemoveFile {
             path: dir.join(name),

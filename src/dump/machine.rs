@@ -11,13 +11,10 @@ use crate::kernel::cpu;
 use crate::tracer::Frozen;
 
 /// The whole of the image's metadata, out of what has been collected.
-pub(super) fn checkpoint(
-    ctx: &mut DumpContext<'_>,
-    frozen: &Frozen,
-) -> Result<Checkpoint, DumpError> {
+pub(super) fn checkpoint(ctx: &mut DumpContext<'_>, machine: MachineState) -> Checkpoint {
     let tables = std::mem::take(&mut ctx.tables);
-    Ok(Checkpoint {
-        machine: machine(ctx.options.pid, frozen)?,
+    Checkpoint {
+        machine,
         clocks: ctx.clocks,
         tasks: tables.tasks,
         mms: tables.mms,
@@ -31,10 +28,11 @@ pub(super) fn checkpoint(
         seccomp_filters: tables.seccomp_filters,
         page_files: tables.page_files,
         cgroups: tables.cgroups.state,
-    })
+    }
 }
 
-fn machine(pid: u32, frozen: &Frozen) -> Result<MachineState, DumpError> {
+/// This machine, now; `pid` is the root task.
+pub(super) fn describe(pid: u32, frozen: &Frozen) -> Result<MachineState, DumpError> {
     let uname = rustix::system::uname();
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let boot_id = procfs::sys::kernel::random::boot_id().unwrap_or_default();

@@ -6,13 +6,12 @@
 //! - pages are looked for after the inspection, when nothing of the task's
 //!   memory changes any more.
 
-use icecore_images::ImageWriter;
 use icecore_images::ids::MmId;
 use icecore_images::mm::{Backing, MmState, VdsoState, Vma};
 use icecore_images::regular::FileRef;
 
 use super::DumpContext;
-use super::{copy, mm, numa, pages, vma};
+use super::{mm, numa, vma};
 use crate::blocker::Place;
 use crate::error::DumpError;
 use crate::kernel::maps::{self, Area};
@@ -139,20 +138,6 @@ fn free_page(vmas: &[Vma]) -> u64 {
         end_below = end_below.max(vma.end);
     }
     end_below
-}
-
-/// Copies the pages of all address spaces, shared memory objects and ghost
-/// files collected so far into a page file of the image.
-pub(crate) fn copy_pages(
-    ctx: &mut DumpContext<'_>,
-    writer: &mut ImageWriter,
-) -> Result<(), DumpError> {
-    let plan = pages::plan(ctx)?;
-    pages::check_space(&ctx.options.images_dir, &plan)?;
-    let file = writer.page_file(0).map_err(DumpError::Image)?;
-    let copied = copy::run(ctx, &plan, &file)?;
-    pages::record(ctx, plan, copied);
-    Ok(())
 }
 
 /// Whether the kernel itself fills an area.

@@ -10,14 +10,17 @@
 //!   nothing of ours is among what is collected;
 //! - all blockers are known before the first page is copied;
 //! - the target is released only when the image is complete on disk and
-//!   verified, and ended only after that.
+//!   verified, and ended only after that; one that is to go on is released as
+//!   soon as nothing more is to be had from it.
 
+mod capture;
 mod cgroup;
 mod cgroup_freezer;
 mod cgroup_tree;
 mod connection;
 mod copy;
 mod copy_read;
+mod copying;
 mod cow;
 mod descriptor;
 pub(crate) mod descriptors;
@@ -56,6 +59,7 @@ mod vma;
 mod creds;
 mod kin;
 mod limits;
+mod live;
 mod namespaces;
 mod prctl;
 mod refused;
@@ -91,7 +95,6 @@ use icecore_images::regular::GhostFile;
 use icecore_images::seccomp::SeccompFilter;
 use icecore_images::shmem::ShmemState;
 use icecore_images::signals::SigHandState;
-use icecore_images::store::Committed;
 use icecore_images::task::TaskState;
 use icecore_images::timers::ClockState;
 
@@ -116,24 +119,38 @@ pub(crate) fn run(options: &DumpOptions) -> Result<DumpReport, DumpError> {
         let start = Instant::now();
         let first_to_go = oom::FirstToGo::now();
         let _many_files = ManyFiles::allow();
+        live::check_options(options)?;
         tell(options, Stage::PreDump)?;
-        let (writer, guardian) = leftovers::open_image(options)?;
+        let (mut writer, guardian) = leftovers::open_image(options)?;
+        let mut ctx = DumpContext::new(options);
+        let room = copying::room(&ctx);
         // Dropped before what is frozen: cgroups stand still again before their
         // tasks are let go.
         let (mut frozen, standstill) = freeze(options)?;
-        let mut ctx = DumpContext::new(options);
         ctx.tables.cgroups.thawed = standstill.found();
         ctx.frozen_since = Some(frozen.since);
         gather(&mut ctx, &mut frozen)?;
         let keeper = keep(&mut ctx, writer.id(), &first_to_go)?;
-        let committed = store(&mut ctx, &frozen, writer)?;
+        let machine = machine::describe(options.pid, &frozen)?;
+        let rest = copy_frozen(&mut ctx, &mut frozen, room, &mut writer)?;
+        let mut held = Some((frozen, standstill, keeper));
+        if rest.is_some()
+            && let Some((frozen, standstill, keeper)) = held.take()
+        {
+            release(&mut ctx, frozen, standstill, keeper)?;
+        }
+        copying::finish(&mut ctx, rest, &mut writer)?;
+        go_on(options)?;
+        let committed = writer.commit(&machine::checkpoint(&mut ctx, machine))?;
         guardian
             .dismiss()
             .map_err(|source| DumpError::Guardian { source })?;
         tell(options, Stage::PostDump)
             .and_then(|()| go_on(options))
             .inspect_err(|_| discard(options))?;
-        release(&mut ctx, frozen, standstill, keeper)?;
+        if let Some((frozen, standstill, keeper)) = held {
+            release(&mut ctx, frozen, standstill, keeper)?;
+        }
         ctx.stats.write_us += micros(committed.write);
         ctx.stats.sync_us = micros(committed.sync);
         ctx.stats.bytes_written = committed.bytes;
@@ -177,20 +194,23 @@ fn keep(
     connection::start_keeper(ctx, image, first_to_go)
 }
 
-/// From the frozen target to the image, complete on disk and verified.
-fn store(
+/// Copies what must be copied while the target stands still.
+fn copy_frozen(
     ctx: &mut DumpContext<'_>,
-    frozen: &Frozen,
-    mut writer: ImageWriter,
-) -> Result<Committed, DumpError> {
+    frozen: &mut Frozen,
+    room: Option<capture::Room>,
+    writer: &mut ImageWriter,
+) -> Result<copying::Rest, DumpError> {
     go_on(ctx.options)?;
-    let watch = Stopwatch::start();
-    memory::copy_pages(ctx, &mut writer)?;
-    ctx.stats.memdump_us = watch.micros();
-    go_on(ctx.options)?;
-    nobody_new(ctx.options, frozen)?;
-    let checkpoint = machine::checkpoint(ctx, frozen)?;
-    Ok(writer.commit(&checkpoint)?)
+    if ctx.options.live {
+        // Not later: copies of tasks are children of theirs.
+        nobody_new(ctx.options, frozen)?;
+    }
+    let rest = copying::begin(ctx, frozen, room, writer)?;
+    if !ctx.options.live {
+        nobody_new(ctx.options, frozen)?;
+    }
+    Ok(rest)
 }
 
 /// Describes everything and notes every blocker.

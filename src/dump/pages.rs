@@ -12,8 +12,10 @@ use icecore_images::mm::{MmState, Vma};
 use icecore_images::pages::{PAGE_SIZE, PageExtent, PageSource};
 
 use super::DumpContext;
+use super::capture::Captured;
 use super::copy;
 use super::cow::{self, CopyOnWrite, SharedRun};
+use super::live;
 use super::memory::is_kernels_own;
 use crate::error::DumpError;
 use crate::kernel::pagemap::{Method, PageMap};
@@ -32,6 +34,29 @@ pub(super) struct Plan {
     guards: Vec<(usize, u64, u64)>,
     /// Pages looked at.
     scanned: u64,
+    /// The contents of all pieces, where they have been read already.
+    pub(super) captured: Option<Captured>,
+}
+
+/// Which pages are to be copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part<'a> {
+    /// All of them, from where they are.
+    Everything,
+    /// What copies of the tasks do not hold.
+    NotInCopies,
+    /// What they hold, from the copies with these process ids, by address space.
+    InCopies(&'a [u32]),
+}
+
+impl Part<'_> {
+    fn has(self, vma: &Vma) -> bool {
+        match self {
+            Part::Everything => true,
+            Part::NotInCopies => !live::is_in_copy(vma),
+            Part::InCopies(_) => live::is_in_copy(vma),
+        }
+    }
 }
 
 /// Something that has pages.
@@ -78,7 +103,13 @@ impl Plan {
             shared: Vec::new(),
             guards: Vec::new(),
             scanned: 0,
+            captured: None,
         }
+    }
+
+    /// Pages of all pieces.
+    pub(super) fn pages(&self) -> u64 {
+        self.bytes() / PAGE_SIZE
     }
 
     /// Bytes of all pieces.
@@ -99,12 +130,16 @@ pub(super) struct Copied {
     pub(super) pages_zero: u64,
 }
 
-/// Looks for the pages of everything collected.
-pub(super) fn plan(ctx: &mut DumpContext<'_>) -> Result<Plan, DumpError> {
+/// Looks for the pages of everything collected, or a part of it.
+pub(super) fn plan(ctx: &mut DumpContext<'_>, part: Part<'_>) -> Result<Plan, DumpError> {
     let mut plan = Plan::new(Vec::new(), Vec::new());
     let mut seen = CopyOnWrite::new(ctx.tables.mms.len());
     for i in 0..ctx.tables.mms.len() {
-        let (tid, vmas) = (ctx.tables.mm_tids[i], &ctx.tables.mms[i].vmas);
+        let tid = match part {
+            Part::InCopies(copies) => copies[i],
+            Part::Everything | Part::NotInCopies => ctx.tables.mm_tids[i],
+        };
+        let vmas = ctx.tables.mms[i].vmas.iter().filter(|vma| part.has(vma));
         plan_memory(&mut plan, &mut seen, i, tid, vmas).map_err(|source| DumpError::Read {
             pid: tid,
             what: format!("/proc/{tid}/pagemap"),
@@ -122,16 +157,16 @@ pub(super) fn plan(ctx: &mut DumpContext<'_>) -> Result<Plan, DumpError> {
     Ok(plan)
 }
 
-fn plan_memory(
+fn plan_memory<'a>(
     plan: &mut Plan,
     seen: &mut CopyOnWrite,
     mm: usize,
     tid: u32,
-    vmas: &[Vma],
+    vmas: impl Iterator<Item = &'a Vma>,
 ) -> std::io::Result<()> {
     let source = plan.sources.len();
     let mut map = PageMap::open(tid)?;
-    for vma in vmas.iter().filter(|vma| has_private_pages(vma)) {
+    for vma in vmas.filter(|vma| has_private_pages(vma)) {
         plan.scanned += (vma.end - vma.start) / PAGE_SIZE;
         for run in map.private_runs(vma.start, vma.end)? {
             if run.guard {
@@ -211,7 +246,7 @@ pub(super) fn record(ctx: &mut DumpContext<'_>, plan: Plan, copied: Copied) {
     let tables = &mut ctx.tables;
     for (source, extents) in plan.sources.iter().zip(copied.extents) {
         match source.owner {
-            Owner::Mm(i) => tables.mms[i].pages = extents,
+            Owner::Mm(i) => add_extents(&mut tables.mms[i].pages, extents),
             Owner::Shmem(i) => tables.shmems[i].pages = without_zeros(extents),
             Owner::Ghost(i) => tables.ghosts[i].pages = without_zeros(extents),
         }
@@ -243,6 +278,12 @@ fn share(mms: &mut [MmState], shared: &[SharedRun]) -> u64 {
         copy::join_extents(extents);
     }
     pages
+}
+
+/// Adds another part of an address space's pages.
+fn add_extents(all: &mut Vec<PageExtent>, part: Vec<PageExtent>) {
+    all.extend(part);
+    all.sort_unstable_by_key(|extent| extent.start);
 }
 
 /// In an object that starts out empty, zero pages are holes.

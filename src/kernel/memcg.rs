@@ -32,6 +32,16 @@ pub fn headroom_of(tid: u32) -> Option<u64> {
     })
 }
 
+/// Whether the kernel would end all of the thread's memory cgroup (or one above
+/// it) at once where memory runs short there: memory.oom.group of cgroup2.
+pub fn ends_all_at_once(tid: u32) -> bool {
+    let cgroups = format!("/proc/{tid}/cgroup");
+    headroom_of_groups(&cgroups, |group, _| {
+        number(group, "memory.oom.group").filter(|set| *set > 0)
+    })
+    .is_some()
+}
+
 /// The least of what `left` finds in the memory cgroups that this
 /// `/proc/PID/cgroup` names, and above them.
 fn headroom_of_groups(cgroups: &str, left: fn(&Path, Files) -> Option<u64>) -> Option<u64> {
@@ -46,7 +56,7 @@ fn headroom_of_groups(cgroups: &str, left: fn(&Path, Files) -> Option<u64>) -> O
 }
 
 /// `MemAvailable` of /proc/meminfo, bytes.
-fn machine_available() -> Option<u64> {
+pub fn machine_available() -> Option<u64> {
     procfs::Meminfo::current().ok()?.mem_available
 }
 

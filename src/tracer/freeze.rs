@@ -21,6 +21,7 @@ use super::peek;
 use super::ptrace::{Running, Stop, Stopped, TraceError};
 use super::refuse::{self, Refusal};
 use super::rseq;
+use super::snapshot::Snapshot;
 use super::stub::StubPlace;
 use crate::kernel::stat::Stat;
 
@@ -52,6 +53,8 @@ pub struct FrozenTask {
     pub(super) keep_stub: bool,
     /// Whom it shares its memory with: tasks of the forest with the same number.
     pub(super) memory_group: Option<u32>,
+    /// The copy it has just made of itself.
+    pub(super) born: Option<Snapshot>,
 }
 
 /// A frozen thread.
@@ -175,6 +178,7 @@ impl FrozenTask {
             reserved: Vec::new(),
             keep_stub: false,
             memory_group: None,
+            born: None,
         })
     }
 

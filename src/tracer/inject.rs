@@ -24,10 +24,10 @@ use super::allowed::{self, Seccomp};
 use super::freeze::{FrozenTask, FrozenThread};
 use super::interrupted;
 use super::memory::Memory;
-use super::snapshot::Snapshot;
 use super::ptrace::{Gone, Resume, Stop, Stopped, TraceError};
 use super::room::NoRoom;
 use super::script::{Arg, Buffer, Outcome, Script, ScriptError};
+use super::snapshot::Snapshot;
 use super::stub::{NoPlace, StubPlace};
 use crate::kernel::proc_text;
 
@@ -402,10 +402,7 @@ fn tell_stub(
 }
 
 /// Lets the stub map its area; gives the area's address.
-fn map_area(
-    stopped: &mut Stopped,
-    visit: &Visit<'_>,
-) -> Result<io::Result<u64>, TraceError> {
+fn map_area(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<io::Result<u64>, TraceError> {
     walk_to(stopped, visit, stub_layout().mapped)?;
     exit_of_call(stopped, visit)
 }
@@ -427,11 +424,7 @@ fn fetch(memory: &Memory, area: u64, script: &Script) -> io::Result<Vec<u8>> {
 
 /// Goes on until the thread has sent itself `signal`; that signal, and the same
 /// from elsewhere, which would be ignored, are swallowed.
-fn await_signal(
-    stopped: &mut Stopped,
-    visit: &Visit<'_>,
-    signal: u32,
-) -> Result<(), TraceError> {
+fn await_signal(stopped: &mut Stopped, visit: &Visit<'_>, signal: u32) -> Result<(), TraceError> {
     let ip = visit.place.address + stub_layout().notified;
     let mut how = Resume::Cont(0);
     loop {
@@ -463,10 +456,7 @@ fn walk_to(stopped: &mut Stopped, visit: &Visit<'_>, offset: u64) -> Result<(), 
 }
 
 /// From the entry of a system call to its exit; gives what it returned.
-fn exit_of_call(
-    stopped: &mut Stopped,
-    visit: &Visit<'_>,
-) -> Result<io::Result<u64>, TraceError> {
+fn exit_of_call(stopped: &mut Stopped, visit: &Visit<'_>) -> Result<io::Result<u64>, TraceError> {
     next_syscall_stop(stopped, visit)?;
     let ret = stopped.registers()?.rax as i64;
     Ok(if (-4095..0).contains(&ret) {

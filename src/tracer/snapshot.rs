@@ -10,11 +10,12 @@
 //! an entry in the process table until the task waits for it or ends.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use icecore_images::thread::Registers;
 use icecore_parasite::stub_layout;
 
+use super::forest::Frozen;
 use super::freeze::{FreezeError, FrozenTask};
 use super::inject::InjectError;
 use super::ptrace::{Gone, Resume, Running, Stop, Stopped, TraceError};
@@ -145,7 +146,12 @@ impl Snapshot {
             source,
         })?;
         let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
-        let call = [libc::SYS_close_range as u64, 0, u64::from(u32::MAX), unshare];
+        let call = [
+            libc::SYS_close_range as u64,
+            0,
+            u64::from(u32::MAX),
+            unshare,
+        ];
         let ret = self.call(gate, call)? as i64;
         if ret < 0 {
             return Err(SnapshotError::Tame {
@@ -196,12 +202,20 @@ impl Drop for Snapshot {
     }
 }
 
-/// Freezes a task for a moment and has it wait for a copy that has ended.
-pub fn reap(remains: Remains, limit: Duration) -> Result<(), ReapError> {
-    let mut task = FrozenTask::freeze(remains.of, Instant::now(), limit)?;
-    let waited = task.wait_for(remains);
-    task.resume()?;
-    Ok(waited?)
+/// Freezes the forest of `root` for a moment and has its tasks wait for copies
+/// of theirs that have ended. (All of it, as tasks that share their memory share
+/// the place of the stub.) How long it took.
+pub fn reap(root: u32, remains: &[Remains], limit: Duration) -> Result<Duration, ReapError> {
+    let mut frozen = Frozen::freeze(root, limit)?;
+    for remains in remains {
+        // One that has ended has no children any more.
+        if let Some(task) = frozen.tasks.iter_mut().find(|t| t.pid == remains.of) {
+            task.wait_for(*remains)?;
+        }
+    }
+    let since = frozen.since;
+    frozen.resume()?;
+    Ok(since.elapsed())
 }
 
 /// A task could not be made to wait for its copy.
