@@ -72,7 +72,7 @@ fn every_page_is_where_its_extent_says_whoever_copied_it() {
         let mut options = DumpOptions::new(1, "/nowhere");
         options.threads = Some(workers);
         let file = tempfile::tempfile().unwrap();
-        let copied = run(&mut context(&options), &plan, &file).unwrap();
+        let copied = run(&mut context(&options), &plan, &file, 0).unwrap();
         for i in 0..PAGES {
             let found = stored(&copied.extents[0], start + (i * PAGE) as u64, &file);
             let expected = (i % 50 != 49).then(|| bytes[skip + i * PAGE..][..PAGE].to_vec());
@@ -106,7 +106,7 @@ fn a_page_that_is_not_there_is_named() {
     }];
     let options = DumpOptions::new(77, "/nowhere");
     let file = tempfile::tempfile().unwrap();
-    let error = run(&mut context(&options), &plan, &file).unwrap_err();
+    let error = run(&mut context(&options), &plan, &file, 0).unwrap_err();
     assert_eq!(error.to_string(), "dump pid 77: read the page at 0x1000");
 }
 
@@ -117,7 +117,7 @@ fn a_cancelled_copy_says_so() {
     let options = DumpOptions::new(1, "/nowhere");
     options.cancel.cancel();
     let file = tempfile::tempfile().unwrap();
-    let error = run(&mut context(&options), &plan, &file).unwrap_err();
+    let error = run(&mut context(&options), &plan, &file, 0).unwrap_err();
     assert!(matches!(error, DumpError::Cancelled), "{error}");
 }
 
@@ -142,7 +142,7 @@ fn hidden_guard_pages_are_found_by_reading() {
     plan.pieces = vec![piece(hole, 2), piece(lowest, 1), piece(start, 3)];
     let options = DumpOptions::new(1, "/nowhere");
     let file = tempfile::tempfile().unwrap();
-    let copied = run(&mut context(&options), &plan, &file).unwrap();
+    let copied = run(&mut context(&options), &plan, &file, 0).unwrap();
     let guards = [hole, hole + PAGE_SIZE].map(|at| (0, at, at + PAGE_SIZE));
     assert_eq!(copied.guards, guards);
     assert_eq!(stored(&copied.extents[0], hole, &file), None);

@@ -249,6 +249,11 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
             task.put_stub_away();
         }
     }
+    if ctx.blockers.is_empty() {
+        let pid = ctx.options.pid;
+        let waited = frozen.wait_for_remains();
+        waited.map_err(|source| DumpError::Inject { pid, source })?;
+    }
     ctx.stats.parasite_us = watch.micros();
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct Frozen {
     pub tasks: Vec<FrozenTask>,
     /// Children that have ended and were not waited for.
     pub zombies: Vec<Zombie>,
+    /// Copies of its tasks that were left behind.
+    pub(super) remains: Vec<super::snapshot::Remains>,
     /// When the first thread was seized.
     pub since: Instant,
     /// From then until everything stood still.
@@ -92,9 +94,11 @@ impl Frozen {
         let mut frozen = Self {
             tasks,
             zombies,
+            remains: Vec::new(),
             since,
             freezing: Duration::ZERO,
         };
+        frozen.find_remains();
         frozen.reserve_shared()?;
         for task in &mut frozen.tasks {
             task.settle(since + limit, limit)?;

@@ -270,7 +270,7 @@ impl Visit<'_> {
             return Err(TraceError::Unexpected { tid, stop });
         }
         let pid = stopped.event_message()? as u32;
-        self.born.set(Some(Snapshot::adopt(pid)?));
+        self.born.set(Some(Snapshot::adopt(pid, self.place)?));
         Ok(())
     }
 }

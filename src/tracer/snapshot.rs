@@ -7,20 +7,24 @@
 //! with the task without touching a file. If icecore dies before it holds the
 //! copy, the copy ends by itself (the script has nowhere else to lead it);
 //! afterwards the kernel ends it (PTRACE_O_EXITKILL). What remains of it then is
-//! an entry in the process table until the task waits for it or ends.
+//! an entry in the process table until the next dump, or until the task waits for
+//! it or ends.
 
 use std::io;
 use std::time::Duration;
 
 use icecore_images::thread::Registers;
-use icecore_parasite::stub_layout;
+use icecore_parasite::{STUB_MAGIC, stub_layout};
 
-use super::forest::Frozen;
+use super::forest::{Frozen, Zombie};
 use super::freeze::{FreezeError, FrozenTask};
 use super::inject::InjectError;
 use super::ptrace::{Gone, Resume, Running, Stop, Stopped, TraceError};
 use super::remote::kill_and_reap;
 use super::script::Script;
+use super::stub::StubPlace;
+use crate::kernel::stat::Stat;
+use crate::kernel::status::Status;
 
 /// A copy of a task, standing still. Dropped, it ends; what is left of it in the
 /// task's table of children is taken away by [`reap`].
@@ -32,6 +36,8 @@ pub struct Snapshot {
     pub of: u32,
     /// Its process id as the task knows it.
     inner_pid: u64,
+    /// A system call instruction in it.
+    gate: u64,
     stopped: Option<Stopped>,
 }
 
@@ -87,11 +93,7 @@ impl FrozenTask {
         let mut snapshot = born.ok_or(TraceError::from(Gone { tid }))?;
         snapshot.of = self.pid;
         snapshot.inner_pid = outcome.result(call).unwrap_or(0);
-        let gate = self.syscall_instruction().map_err(|source| {
-            let pid = self.pid;
-            InjectError::NoPlace { pid, source }
-        })?;
-        match snapshot.tame(gate) {
+        match snapshot.tame() {
             Ok(()) => Ok(snapshot),
             Err(e) => {
                 let remains = snapshot.end();
@@ -99,12 +101,6 @@ impl FrozenTask {
                 Err(e)
             }
         }
-    }
-
-    /// A system call instruction, there as long as the stub is.
-    fn syscall_instruction(&mut self) -> Result<u64, super::stub::NoPlace> {
-        const SYSCALL_LEN: u64 = 2;
-        Ok(self.stub_place()?.address + stub_layout().blocked - SYSCALL_LEN)
     }
 
     /// Has the task wait for a copy that has ended.
@@ -121,25 +117,32 @@ impl FrozenTask {
 }
 
 impl Snapshot {
-    /// Takes hold of a copy that has just been made: from here on it ends with
-    /// icecore. The task that made it still stands.
-    pub(super) fn adopt(pid: u32) -> Result<Self, TraceError> {
+    /// Takes hold of a copy that has just been made, in a stub at `place`: from
+    /// here on it ends with icecore, and what it leaves then is recognised by its
+    /// name. The task that made it still stands.
+    pub(super) fn adopt(pid: u32, place: StubPlace) -> Result<Self, TraceError> {
+        const SYSCALL_LEN: u64 = 2;
         let (stopped, stop) = Running::assume(pid).wait()?;
         if !matches!(stop, Stop::Event { .. }) {
             return Err(TraceError::Unexpected { tid: pid, stop });
         }
         stopped.set_options(libc::PTRACE_O_EXITKILL as u32)?;
-        Ok(Self {
+        let mut snapshot = Self {
             pid,
             of: 0,
             inner_pid: 0,
+            gate: place.address + stub_layout().blocked - SYSCALL_LEN,
             stopped: Some(stopped),
-        })
+        };
+        let set_name = libc::PR_SET_NAME as u64;
+        // The stub begins with its name.
+        snapshot.call([libc::SYS_prctl as u64, set_name, place.address, 0])?;
+        Ok(snapshot)
     }
 
     /// Sees to it that the copy is the first to go where memory is short, and
     /// lets go of the descriptors it shares with its task.
-    fn tame(&mut self, gate: u64) -> Result<(), SnapshotError> {
+    fn tame(&mut self) -> Result<(), SnapshotError> {
         let path = format!("/proc/{}/oom_score_adj", self.pid);
         std::fs::write(path, "1000").map_err(|source| SnapshotError::Tame {
             what: "make the kernel end the copy first where memory is short",
@@ -152,7 +155,7 @@ impl Snapshot {
             u64::from(u32::MAX),
             unshare,
         ];
-        let ret = self.call(gate, call)? as i64;
+        let ret = self.call(call)? as i64;
         if ret < 0 {
             return Err(SnapshotError::Tame {
                 what: "close the copy's descriptors",
@@ -163,7 +166,7 @@ impl Snapshot {
     }
 
     /// Has the copy make one system call: number and three arguments.
-    fn call(&mut self, gate: u64, [nr, rdi, rsi, rdx]: [u64; 4]) -> Result<u64, TraceError> {
+    fn call(&mut self, [nr, rdi, rsi, rdx]: [u64; 4]) -> Result<u64, TraceError> {
         const NO_CALL: u64 = u64::MAX;
         let tid = self.pid;
         let stopped = self.stopped.as_mut().ok_or(Gone { tid })?;
@@ -173,7 +176,7 @@ impl Snapshot {
             rdi,
             rsi,
             rdx,
-            rip: gate,
+            rip: self.gate,
             ..stopped.registers()?
         };
         stopped.set_registers(&registers)?;
@@ -216,6 +219,38 @@ pub fn reap(root: u32, remains: &[Remains], limit: Duration) -> Result<Duration,
     let since = frozen.since;
     frozen.resume()?;
     Ok(since.elapsed())
+}
+
+impl Frozen {
+    /// Takes copies that an icecore which was killed has left behind out of the
+    /// zombies.
+    pub(super) fn find_remains(&mut self) {
+        let is_copy = |zombie: &mut Zombie| {
+            let stat = Stat::read(zombie.pid);
+            stat.is_ok_and(|s| {
+                s.exit_signal == 0 && STUB_MAGIC.strip_suffix(b"\0\0") == Some(&s.comm)
+            })
+        };
+        for zombie in self.zombies.extract_if(.., is_copy) {
+            let inner = Status::read(zombie.pid).ok();
+            let inner = inner.and_then(|status| status.ns_tgids.last().copied());
+            self.remains.push(Remains {
+                of: zombie.parent,
+                inner_pid: inner.unwrap_or(zombie.pid).into(),
+            });
+        }
+    }
+
+    /// Has its tasks wait for what was found.
+    pub fn wait_for_remains(&mut self) -> Result<(), InjectError> {
+        for remains in std::mem::take(&mut self.remains) {
+            if let Some(task) = self.tasks.iter_mut().find(|t| t.pid == remains.of) {
+                task.wait_for(remains)?;
+                task.put_stub_away();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A task could not be made to wait for its copy.

@@ -33,10 +33,16 @@ fn main() -> ExitCode {
     }
     let sweeps = victims::ALL.iter().map(|(name, _)| {
         Trial::test(format!("kill_sweep::{name}"), || {
-            sweep::run(name).map_err(Failed::from)
+            sweep::run(name, &[]).map_err(Failed::from)
+        })
+    });
+    let live = victims::LIVE.iter().map(|name| {
+        Trial::test(format!("kill_sweep::live::{name}"), || {
+            sweep::run(name, &["--live"]).map_err(Failed::from)
         })
     });
     let trials = sweeps
+        .chain(live)
         .chain(stress::trials())
         .chain(memory_limit::trials())
         .collect();

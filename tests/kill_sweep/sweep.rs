@@ -14,22 +14,31 @@ use crate::victims;
 /// SIGSTOP and SIGCONT would have given it.
 const ALLOWED_EINTRS: u64 = 4;
 
-/// Sweeps over all points with the victim `name`.
-pub(crate) fn run(name: &str) -> Result<(), String> {
+/// Copies of its own that a target may be left with: icecore was killed after
+/// they were made and before they could be told from its children. They have
+/// ended.
+const ALLOWED_REMAINS: usize = 8;
+
+/// Sweeps over all points with the victim `name`, over dumps with these options.
+pub(crate) fn run(name: &str, options: &[&str]) -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let mut victim = Victim::start(name, dir.path())?;
     let images = dir.path().join("image");
     let started = Instant::now();
     let mut points = Vec::new();
     for kind in ["ptrace", "write"] {
-        points.push(sweep(&mut victim, &images, kind)?);
+        points.push(sweep(&mut victim, &images, kind, options)?);
+    }
+    let remains = children(&victim)?.len();
+    if remains > ALLOWED_REMAINS {
+        return Err(format!("the target has {remains} children"));
     }
     let eintrs = victim.number_at(8)?;
     if eintrs > ALLOWED_EINTRS {
         return Err(format!("{eintrs} EINTR where {ALLOWED_EINTRS} are allowed"));
     }
     println!(
-        "kill sweep {name}: {} ptrace points, {} write points, 0 losses, {} EINTR, {:.1} s",
+        "kill sweep {name} {options:?}: {} ptrace points, {} write points, 0 losses, {} EINTR, {:.1} s",
         points[0],
         points[1],
         eintrs,
@@ -39,17 +48,19 @@ pub(crate) fn run(name: &str) -> Result<(), String> {
 }
 
 /// Kills icecore at each point of a kind until it lives; gives their number.
-fn sweep(victim: &mut Victim, images: &Path, kind: &str) -> Result<u32, String> {
+fn sweep(victim: &mut Victim, images: &Path, kind: &str, options: &[&str]) -> Result<u32, String> {
     for point in (1..).step_by(victims::stride(victim.name())) {
         let fault = format!("{kind}:{point}");
         let dump = victim
             .target
             .dump_command(images)
             .arg("-R")
+            .args(options)
             .env("ICECORE_FAULT", &fault)
             .run()?;
         let context = |e: String| dump.describe(&format!("{fault}: {e}"));
         victim.is_unharmed().map_err(context)?;
+        copies_have_ended(victim).map_err(context)?;
         let killed = dump.status.signal() == Some(libc::SIGKILL);
         nothing_is_left(images, killed).map_err(context)?;
         if !killed {
@@ -58,6 +69,31 @@ fn sweep(victim: &mut Victim, images: &Path, kind: &str) -> Result<u32, String> 
         }
     }
     Err("there is no end of points".to_owned())
+}
+
+/// Victims of the sweep have no children but copies of themselves: none of them
+/// lives on.
+fn copies_have_ended(victim: &Victim) -> Result<(), String> {
+    wait::until("copies of the target to end", wait::LIMIT, || {
+        let living = children(victim)?.into_iter().find(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+            !matches!(state, None | Some('Z' | 'X'))
+        });
+        Ok(living.is_none().then_some(()))
+    })
+}
+
+/// Children of the victim's, by whichever thread.
+fn children(victim: &Victim) -> Result<Vec<u32>, String> {
+    let tasks = format!("/proc/{}/task", victim.target.pid());
+    let tasks = fs::read_dir(&tasks).map_err(|e| format!("{tasks}: {e}"))?;
+    let lists = tasks.flatten().filter_map(|task| {
+        // A thread that has ended has handed its children on.
+        fs::read_to_string(task.path().join("children")).ok()
+    });
+    let pids = lists.flat_map(|list| list.split(' ').flat_map(str::parse).collect::<Vec<_>>());
+    Ok(pids.collect())
 }
 
 /// No image, or a whole one; then the directory is cleared for the next.

@@ -25,6 +25,9 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("tree", tree),
 ];
 
+/// Those that are swept over with live dumps as well.
+pub(crate) const LIVE: &[&str] = &["alarmed", "threads", "memory"];
+
 /// The distance of the points at which icecore is killed over a victim. One
 /// without a signal that it ignores is watched call by call, hundreds of times
 /// over the same few places.

@@ -14,6 +14,9 @@ pub(crate) enum Mode {
     Cycles,
     /// Dump with `-R` several times: no harm.
     Running,
+    /// Dump with `--live` several times: no harm; the last one, after which the
+    /// victim is killed, is restored.
+    Live,
     /// A dump that fails in the middle of writing: no harm, no image.
     Failed,
     /// A dump that is refused with this text: no harm, no image.
@@ -26,6 +29,7 @@ impl Mode {
         match self {
             Mode::Cycles => "cycles",
             Mode::Running => "running",
+            Mode::Live => "live",
             Mode::Failed => "failed",
             Mode::Refused(_) => "refused",
         }
@@ -37,6 +41,7 @@ impl Mode {
         let treated = match self {
             Mode::Cycles => cycles(&mut theatre),
             Mode::Running => running(&mut theatre),
+            Mode::Live => live(&mut theatre),
             Mode::Failed => failed(&mut theatre),
             Mode::Refused(text) => refused(&mut theatre, text),
         };
@@ -71,6 +76,50 @@ fn running(theatre: &mut Theatre<'_>) -> Result<(), String> {
         unharmed(theatre, &before).map_err(|e| dumped.describe(&e))?;
     }
     Ok(())
+}
+
+fn live(theatre: &mut Theatre<'_>) -> Result<(), String> {
+    for round in 0..ROUNDS {
+        let before = theatre.look()?;
+        let images = theatre.images(round);
+        let dumped = live_dump(theatre, &images)?;
+        unharmed(theatre, &before).map_err(|e| dumped.describe(&e))?;
+        no_child(theatre).map_err(|e| dumped.describe(&e))?;
+    }
+    let before = theatre.look()?;
+    let images = theatre.images(ROUNDS);
+    live_dump(theatre, &images)?;
+    theatre.target.signal(rustix::process::Signal::KILL)?;
+    theatre.target.wait()?;
+    let args = &theatre.victim.restore_args;
+    let restored = theatre.target.restore(&images, args)?;
+    let same = theatre.look()?.same_as(&before, &theatre.victim.allowed);
+    same.map_err(|e| restored.describe(&format!("gave another process back\n{e}")))?;
+    theatre.check()
+}
+
+/// A dump in which the victim did not have to stand still.
+fn live_dump(
+    theatre: &mut Theatre<'_>,
+    images: &std::path::Path,
+) -> Result<crate::common::icecore::Finished, String> {
+    let mut args = theatre.victim.dump_args.clone();
+    args.push("--live");
+    let dumped = theatre.target.dump_running(images, &args)?;
+    match dumped.stderr.contains("in spite of --live") {
+        true => Err(dumped.describe("was not live")),
+        false => Ok(dumped),
+    }
+}
+
+/// Nothing is left of the copies.
+fn no_child(theatre: &Theatre<'_>) -> Result<(), String> {
+    let pid = theatre.target.pid();
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    match std::fs::read_to_string(&path) {
+        Ok(children) if children.trim().is_empty() => Ok(()),
+        other => Err(format!("a child is left: {other:?}")),
+    }
 }
 
 fn failed(theatre: &mut Theatre<'_>) -> Result<(), String> {

@@ -131,6 +131,26 @@ impl Area {
         })
     }
 
+    /// Makes it longer, wherever that is; the old place is gone.
+    pub(crate) fn grow(&self, pages: usize) -> Result<Self, String> {
+        let len = pages * PAGE;
+        // SAFETY: the area is the caller's, who uses the new one from here on.
+        let at = unsafe { libc::mremap(self.at.cast(), self.len, len, libc::MREMAP_MAYMOVE) };
+        match at == libc::MAP_FAILED {
+            true => Err(format!("mremap: {}", io::Error::last_os_error())),
+            false => Ok(Self { at: at.cast(), len }),
+        }
+    }
+
+    /// Unmaps it; it is not used again.
+    pub(crate) fn unmap(&self) -> Result<(), String> {
+        // SAFETY: the area is the caller's, who does not use it again.
+        match unsafe { libc::munmap(self.at.cast(), self.len) } {
+            0 => Ok(()),
+            _ => Err(format!("munmap: {}", io::Error::last_os_error())),
+        }
+    }
+
     pub(crate) fn protect(&self, prot: i32) -> Result<(), String> {
         // SAFETY: the victim touches its areas as it protects them.
         done("mprotect", unsafe {

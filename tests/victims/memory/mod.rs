@@ -2,6 +2,7 @@
 
 mod anonymous;
 mod area;
+mod busy;
 mod files;
 mod huge;
 mod layout;
@@ -15,6 +16,7 @@ use crate::harness::Victim;
 pub(crate) fn victims() -> Vec<Victim> {
     [
         anonymous::victims(),
+        busy::victims(),
         files::victims(),
         huge::victims(),
         layout::victims(),
