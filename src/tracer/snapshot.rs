@@ -19,6 +19,7 @@ use icecore_parasite::{STUB_MAGIC, stub_layout};
 use super::forest::{Frozen, Zombie};
 use super::freeze::{FreezeError, FrozenTask};
 use super::inject::InjectError;
+use super::memory::Memory;
 use super::ptrace::{Gone, Resume, Running, Stop, Stopped, TraceError};
 use super::remote::kill_and_reap;
 use super::script::Script;
@@ -93,7 +94,8 @@ impl FrozenTask {
         let mut snapshot = born.ok_or(TraceError::from(Gone { tid }))?;
         snapshot.of = self.pid;
         snapshot.inner_pid = outcome.result(call).unwrap_or(0);
-        match snapshot.tame() {
+        let tamed = snapshot.tame().and_then(|()| self.wipe_copy(&snapshot));
+        match tamed {
             Ok(()) => Ok(snapshot),
             Err(e) => {
                 let remains = snapshot.end();
@@ -101,6 +103,21 @@ impl FrozenTask {
                 Err(e)
             }
         }
+    }
+
+    /// Takes the stub out of the copy: its page may be one of the program's.
+    fn wipe_copy(&mut self, copy: &Snapshot) -> Result<(), SnapshotError> {
+        let pid = self.pid;
+        let place = self
+            .stub_place()
+            .map_err(|source| InjectError::NoPlace { pid, source })?;
+        let zeros = vec![0; stub_layout().len as usize];
+        Memory::open(copy.pid)
+            .and_then(|memory| memory.force_write(place.address, &zeros))
+            .map_err(|source| SnapshotError::Tame {
+                what: "take the stub out of the copy",
+                source,
+            })
     }
 
     /// Has the task wait for a copy that has ended.
