@@ -13,6 +13,7 @@ mod c;
 mod make;
 mod runtimes;
 mod rust_async;
+mod trees;
 
 use std::process::ExitCode;
 
@@ -20,7 +21,12 @@ use harness::Victim;
 
 /// All programs.
 fn all() -> Vec<Victim> {
-    let parts = [c::programs(), runtimes::programs(), rust_async::programs()];
+    let parts = [
+        c::programs(),
+        runtimes::programs(),
+        rust_async::programs(),
+        trees::programs(),
+    ];
     parts.into_iter().flatten().collect()
 }
 
