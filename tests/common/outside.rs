@@ -165,7 +165,7 @@ fn process(
     status(&proc, "status", facts);
     stat(&proc, "stat", facts);
     descriptors(&proc, facts, inodes)?;
-    maps(&proc, facts)?;
+    maps(&proc, facts, inodes)?;
     threads(&proc, facts)
 }
 
@@ -304,11 +304,21 @@ fn descriptors(
     inodes: &mut Vec<String>,
 ) -> Result<(), String> {
     for fd in numbers(&proc.join("fd"))? {
-        let link = link_of(&proc.join(format!("fd/{fd}")));
-        facts.insert(format!("fd/{fd}/link"), numbered_anew(&link, inodes));
+        let path = proc.join(format!("fd/{fd}"));
+        let link = numbered_anew(&link_of(&path), inodes);
+        let nameless = link.ends_with(NAMELESS) && path.is_file();
+        let link = if nameless {
+            nameless_anew(&link, inodes)
+        } else {
+            link
+        };
+        facts.insert(format!("fd/{fd}/link"), link);
         let info = lossy(&proc.join(format!("fdinfo/{fd}")));
         for (i, line) in info.lines().enumerate() {
-            if let Some((name, value)) = fdinfo_fact(i, line) {
+            if let Some((name, mut value)) = fdinfo_fact(i, line) {
+                if nameless && name == "flags" {
+                    value = without_nofollow(&value);
+                }
                 facts.insert(format!("fd/{fd}/{name}"), value);
             }
         }
@@ -350,14 +360,33 @@ fn numbered_anew(link: &str, inodes: &mut Vec<String>) -> String {
     if !kernel_object {
         return link.to_owned();
     }
-    let rank = inodes
-        .iter()
-        .position(|seen| seen == link)
-        .unwrap_or_else(|| {
-            inodes.push(link.to_owned());
-            inodes.len() - 1
-        });
+    let rank = rank(link, inodes);
     format!("{}:#{rank}", link.split(':').next().unwrap_or(link))
+}
+
+/// What ends the links of files without a name.
+const NAMELESS: &str = " (deleted)";
+
+/// The same for the last name of a nameless file, which comes back with another:
+/// which of them it is stays visible.
+fn nameless_anew(link: &str, inodes: &mut Vec<String>) -> String {
+    let rank = rank(link, inodes);
+    let dir = link.rsplit_once('/').map_or("", |(dir, _)| dir);
+    format!("{dir}/#{rank}{NAMELESS}")
+}
+
+/// Flags but O_NOFOLLOW, which cannot be given to a file opened without a name.
+fn without_nofollow(flags: &str) -> String {
+    let number = u32::from_str_radix(flags, 8).unwrap_or(u32::MAX);
+    format!("{:#o}", number & !(libc::O_NOFOLLOW as u32))
+}
+
+/// The place of `name` among those seen.
+fn rank(name: &str, seen: &mut Vec<String>) -> usize {
+    seen.iter().position(|s| s == name).unwrap_or_else(|| {
+        seen.push(name.to_owned());
+        seen.len() - 1
+    })
 }
 
 /// An area of memory as compared: neighbours that differ in nothing count as
@@ -371,12 +400,23 @@ struct Area {
     of_file: bool,
 }
 
-fn maps(proc: &Path, facts: &mut BTreeMap<String, String>) -> Result<(), String> {
+fn maps(
+    proc: &Path,
+    facts: &mut BTreeMap<String, String>,
+    inodes: &mut Vec<String>,
+) -> Result<(), String> {
     let mut areas: Vec<Area> = Vec::new();
     let text = lossy(&proc.join("smaps"));
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let mut area = area(line).ok_or_else(|| format!("not an area: {line:?}"))?;
+        let of_object = ["/memfd:", "/SYSV", "/dev/zero"];
+        if let Some((permissions, path)) = area.kind.split_once(' ')
+            && path.ends_with(NAMELESS)
+            && !of_object.iter().any(|object| path.starts_with(object))
+        {
+            area.kind = format!("{permissions} {}", nameless_anew(path, inodes));
+        }
         while let Some(detail) = lines.next_if(|l| area_start(l).is_none()) {
             if let Some(flags) = detail.strip_prefix("VmFlags:") {
                 area.kind += &flags_that_matter(flags);

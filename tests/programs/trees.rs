@@ -7,7 +7,15 @@ use crate::harness::{Mode, Victim};
 use crate::make::{in_session, source};
 
 pub(crate) fn programs() -> Vec<Victim> {
-    vec![shell("bash-pipeline", pipeline), shell("bash-jobs", jobs)]
+    vec![
+        shell("bash-pipeline", pipeline),
+        shell("bash-jobs", jobs),
+        tree("tree-multiprocessing", pool),
+        tree("tree-gunicorn", gunicorn),
+        tree("tree-gunicorn-preload", gunicorn_preload),
+        tree("tree-nginx", nginx),
+        tree("tree-make", make),
+    ]
 }
 
 /// A tree, dumped for good and while it goes on.
@@ -33,4 +41,33 @@ fn pipeline(_: &Path) -> Result<Command, String> {
 
 fn jobs(_: &Path) -> Result<Command, String> {
     Ok(script("/bin/bash", "jobs.sh"))
+}
+
+fn python(name: &str) -> Command {
+    // Debian's: what is called python3 in PATH may be a shell script.
+    let mut command = in_session("/usr/bin/python3");
+    command.arg("-B").arg(source(name));
+    command
+}
+
+fn pool(_: &Path) -> Result<Command, String> {
+    Ok(python("pool.py"))
+}
+
+fn gunicorn(_: &Path) -> Result<Command, String> {
+    Ok(python("prefork.py"))
+}
+
+fn gunicorn_preload(_: &Path) -> Result<Command, String> {
+    let mut command = python("prefork.py");
+    command.arg("--preload");
+    Ok(command)
+}
+
+fn nginx(_: &Path) -> Result<Command, String> {
+    Ok(python("webserver.py"))
+}
+
+fn make(_: &Path) -> Result<Command, String> {
+    Ok(python("build.py"))
 }
