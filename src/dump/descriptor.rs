@@ -89,7 +89,8 @@ impl Table {
         numbers.into_iter().map(|fd| self.descriptor(fd)).collect()
     }
 
-    fn descriptor(&self, fd: u32) -> Result<Descriptor, DumpError> {
+    /// One of them.
+    pub(super) fn descriptor(&self, fd: u32) -> Result<Descriptor, DumpError> {
         let error = |e| read_error(self.pid, &format!("descriptor {fd}"), e);
         let link = self.proc().join(format!("fd/{fd}"));
         let info = self.proc().join(format!("fdinfo/{fd}"));

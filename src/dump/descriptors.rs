@@ -16,7 +16,7 @@ use super::DumpContext;
 use super::descriptor::{Descriptor, Table, read_error};
 use super::kin::Sharing;
 use super::{
-    connection, device, directory, epoll, eventfd, fs_state, inotify, lock, memfd, outside,
+    connection, device, directory, epoll, eventfd, flight, fs_state, inotify, lock, memfd, outside,
     path_only, pidfd, pipe, proc_file, signalfd, socket, timerfd, unix,
 };
 use crate::blocker::Place;
@@ -39,6 +39,8 @@ pub(super) struct Collection {
     pub(super) pipes: BTreeMap<(u64, u64), pipe::Ends>,
     /// Looked for when there is a socket.
     pub(super) socket_holders: Option<unix::Holders>,
+    /// Under way between sockets; after those of all tables.
+    pub(super) flight: flight::Flight,
 }
 
 /// Describes the descriptors of all tasks, their working directories and roots,
@@ -67,6 +69,7 @@ pub(super) fn collect(
             tables.push(start..descriptors.len());
         }
     }
+    let flight = flight::gather(ctx, &mut descriptors)?;
     let (descriptions, holders) = number_descriptions(&descriptors)?;
     let mut collection = Collection {
         descriptors,
@@ -75,6 +78,7 @@ pub(super) fn collect(
         tables,
         pipes: BTreeMap::new(),
         socket_holders: None,
+        flight,
     };
     describe_all(ctx, &mut collection)?;
     ctx.tables.fd_tables = collection.fd_tables();
@@ -170,6 +174,11 @@ fn describe_all(ctx: &mut DumpContext<'_>, all: &mut Collection) -> Result<(), D
         // A kind that is missing has been noted as a blocker: this dump ends
         // before anything is written.
         let Some(kind) = kind else { continue };
+        let signals = owner.is_some() || d.flags() & libc::O_ASYNC as u32 != 0;
+        if let Some(problem) = flight::problem(all, id, &kind, signals) {
+            let help = "let the program receive it";
+            d.refuse(ctx, problem, Some(help));
+        }
         ctx.tables.files.push(OpenFile {
             id: DescriptionId(id as u32),
             flags: d.flags(),

@@ -13,6 +13,8 @@ pub(crate) struct Members {
     /// The task of each live thread.
     tids: HashMap<u32, u32>,
     groups: HashSet<u32>,
+    /// Our own numbers of what is under way between tasks.
+    pub(super) ours: HashSet<u32>,
 }
 
 impl Members {

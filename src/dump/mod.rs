@@ -29,6 +29,7 @@ mod directory;
 mod epoll;
 mod eventfd;
 pub(crate) mod file_ref;
+mod flight;
 mod fs_state;
 pub(crate) mod ghost;
 mod inet;

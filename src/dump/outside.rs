@@ -67,7 +67,7 @@ pub(super) fn holders(
         for fd in numbers(&format!("/proc/{pid}/fd")) {
             let link = format!("/proc/{pid}/fd/{fd}");
             let shown = std::fs::read_link(&link).unwrap_or_default();
-            let ours = pid == own_pid && ours.contains(&fd);
+            let ours = pid == own_pid && (ours.contains(&fd) || members.ours.contains(&fd));
             if ours || !names.contains(shown.as_os_str().as_bytes()) {
                 continue;
             }

@@ -24,7 +24,7 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::{Collection, named};
 use super::outside::{self, Holder};
-use super::{connection, socket, unix_name, unix_option, unix_queue};
+use super::{connection, flight, socket, unix_name, unix_option, unix_queue};
 use crate::error::DumpError;
 use crate::kernel::{socket_option, unix_diag, unix_message};
 
@@ -42,7 +42,9 @@ pub(super) fn describe(
     let Some(end) = End::of(all, d, &socket) else {
         return connection::socket(ctx, all, at);
     };
-    let read = read(all, d, &socket, &end, &mut ctx.unix_queues);
+    let queue = queue(ctx, all, d, &socket, &end);
+    let queue = queue.map_err(|e| d.error("queue of the socket", e))?;
+    let read = read(all, d, &socket, &end, queue);
     let problem = match read.map_err(|e| d.error("socket", e))? {
         Ok(state) => return Ok(Some(FileKind::Unix(state))),
         Err(problem) => problem,
@@ -60,8 +62,19 @@ pub(super) fn holders(ctx: &DumpContext<'_>, all: &Collection) -> Holders {
     outside::holders(&keys, &ctx.members, &Default::default())
 }
 
-fn is_socket(d: &Descriptor) -> bool {
+/// Whether it is a socket of any kind.
+pub(super) fn is_socket(d: &Descriptor) -> bool {
     d.format() == libc::S_IFSOCK && !d.is_path_only()
+}
+
+/// SOCK_*, as far as there are AF_UNIX sockets of it.
+pub(super) fn kind_of(socket: &OwnedFd) -> Option<UnixSocketKind> {
+    Some(match sockopt::socket_type(socket).ok()? {
+        SocketType::STREAM => UnixSocketKind::Stream,
+        SocketType::DGRAM => UnixSocketKind::Datagram,
+        SocketType::SEQPACKET => UnixSocketKind::SeqPacket,
+        _ => return None,
+    })
 }
 
 /// A socket whose other ends are inside the dump, or closed.
@@ -86,12 +99,7 @@ impl End {
         if sockopt::socket_domain(socket).ok()? != AddressFamily::UNIX {
             return None;
         }
-        let kind = match sockopt::socket_type(socket).ok()? {
-            SocketType::STREAM => UnixSocketKind::Stream,
-            SocketType::DGRAM => UnixSocketKind::Datagram,
-            SocketType::SEQPACKET => UnixSocketKind::SeqPacket,
-            _ => return None,
-        };
+        let kind = kind_of(socket)?;
         let inode = u32::try_from(d.meta.ino()).ok()?;
         let found = unix_diag::lookup(inode).ok()?;
         let peer = Other::of(all, kind, inode, &found)?;
@@ -175,13 +183,34 @@ impl Collection {
     }
 }
 
+/// What a socket has received, or why it cannot be read.
+fn queue(
+    ctx: &mut DumpContext<'_>,
+    all: &Collection,
+    d: &Descriptor,
+    socket: &OwnedFd,
+    end: &End,
+) -> io::Result<Result<flight::Queue, unix_queue::Problem>> {
+    if let Some(queue) = all.flight.take(d.meta.ino()) {
+        return Ok(Ok(queue));
+    }
+    if let Other::Listening { .. } = end.peer {
+        return Ok(Ok(flight::Queue::default()));
+    }
+    let read = ctx.unix_queues.read(socket, end.kind)?;
+    Ok(read.map(|read| flight::Queue {
+        rights: vec![Vec::new(); read.records.len()],
+        read,
+    }))
+}
+
 /// The state of a socket, or why it cannot be carried.
 fn read(
     all: &Collection,
     d: &Descriptor,
     socket: &OwnedFd,
     end: &End,
-    reader: &mut unix_queue::Reader,
+    queue: Result<flight::Queue, unix_queue::Problem>,
 ) -> io::Result<Result<UnixSocketState, String>> {
     if let Some(problem) = backlog_problem(all, d, end)? {
         return Ok(Err(problem));
@@ -194,14 +223,14 @@ fn read(
         Ok(name) => name,
         Err(problem) => return Ok(Err(problem)),
     };
-    let queue = match &end.peer {
-        Other::Listening { .. } => Ok(unix_queue::Queue::default()),
-        _ => reader.read(socket, end.kind)?,
-    };
-    let queue = match queue {
-        Ok(queue) => queue,
+    let (queue, rights) = match queue {
+        Ok(queue) => (queue.read, queue.rights),
         Err(problem) => return Ok(Err(problem.to_owned())),
     };
+    let rights = rights.into_iter().map(|of_record| {
+        let ids = of_record.into_iter().map(|at| all.descriptions[at]);
+        ids.collect::<Vec<_>>()
+    });
     if let Some(problem) = queue_problem(&queue, &options) {
         return Ok(Err(problem.to_owned()));
     }
@@ -222,7 +251,7 @@ fn read(
         shutdown: end.shutdown,
         reset,
         urgent: queue.urgent,
-        queue: queue.records.into_iter().map(record).collect(),
+        queue: queue.records.into_iter().zip(rights).map(record).collect(),
         options,
         send_buffer: sockopt::socket_send_buffer_size(socket)? as u32,
         receive_buffer: sockopt::socket_recv_buffer_size(socket)? as u32,
@@ -263,16 +292,13 @@ fn backlog_problem(all: &Collection, d: &Descriptor, end: &End) -> io::Result<Op
 
 fn queue_problem(queue: &unix_queue::Queue, options: &[(i32, i32)]) -> Option<&'static str> {
     if queue.records.iter().any(|r| !r.rights.is_empty()) {
-        return Some("descriptors are queued (SCM_RIGHTS)");
-    }
-    if queue.records.iter().any(|r| r.credentials.is_some()) {
-        return Some("credentials are queued (SCM_CREDENTIALS)");
+        return Some("descriptors that arrived during the dump are queued");
     }
     let stamped = options.iter().any(|(name, _)| unix_option::stamps(*name));
     (stamped && !queue.records.is_empty()).then_some("records with time stamps are queued")
 }
 
-fn record(message: unix_message::Message) -> UnixRecord {
+fn record((message, rights): (unix_message::Message, Vec<DescriptionId>)) -> UnixRecord {
     let credentials = message.credentials.map(|(pid, uid, gid)| UnixCredentials {
         pid: pid as u32,
         uid,
@@ -281,7 +307,7 @@ fn record(message: unix_message::Message) -> UnixRecord {
     });
     UnixRecord {
         bytes: message.bytes.into(),
-        rights: Vec::<DescriptionId>::new(),
+        rights,
         credentials,
         sender: message.sender.map(ByteString::from),
     }
@@ -319,7 +345,8 @@ pub(super) fn as_if_closed(
         peer: Other::Closed,
         shutdown,
     };
-    read(all, d, socket, &end, &mut ctx.unix_queues)
+    let queue = queue(ctx, all, d, socket, &end)?;
+    read(all, d, socket, &end, queue)
 }
 
 fn microseconds(time: Option<Duration>) -> u64 {

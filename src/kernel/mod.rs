@@ -32,6 +32,7 @@ pub mod shared_memory;
 pub(crate) mod siginfo;
 pub mod socket_option;
 pub mod socket_options;
+pub mod stand_in;
 pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod sysv_sem;

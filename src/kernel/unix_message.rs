@@ -215,6 +215,24 @@ pub struct Outgoing<'a> {
 
 /// Sends a message whole, without waiting and without SIGPIPE.
 pub fn send(socket: impl AsFd, message: &Outgoing<'_>) -> io::Result<()> {
+    with_header(message, |header, how| {
+        // SAFETY: the header points to what is alive, with its size; nothing of
+        // it is written.
+        let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), header, how) };
+        match usize::try_from(sent) {
+            Err(_) => Err(io::Error::last_os_error()),
+            Ok(n) if n == message.bytes.len() => Ok(()),
+            Ok(_) => Err(io::Error::other("it does not fit")),
+        }
+    })
+}
+
+/// Runs `work` with a header and flags for sendmsg(2), while all that the header
+/// points to is alive.
+pub(super) fn with_header<T>(
+    message: &Outgoing<'_>,
+    work: impl FnOnce(*const libc::msghdr, i32) -> io::Result<T>,
+) -> io::Result<T> {
     let mut control = control(message)?;
     let mut part = libc::iovec {
         iov_base: message.bytes.as_ptr().cast_mut().cast(),
@@ -234,14 +252,7 @@ pub fn send(socket: impl AsFd, message: &Outgoing<'_>) -> io::Result<()> {
         header.msg_controllen = control.len() * 8;
     }
     let how = message.flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the header points to what is alive, with its size; nothing of it
-    // is written.
-    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, how) };
-    match usize::try_from(sent) {
-        Err(_) => Err(io::Error::last_os_error()),
-        Ok(n) if n == message.bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::other("it does not fit")),
-    }
+    work(&raw const header, how)
 }
 
 fn control(message: &Outgoing<'_>) -> io::Result<Vec<u64>> {
@@ -335,10 +346,15 @@ pub fn at_mark(socket: impl AsFd) -> io::Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
+
+    pub(in crate::kernel) fn socket() -> OwnedFd {
+        use rustix::net::{AddressFamily, SocketType};
+        rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap()
+    }
 
     #[test]
     fn what_is_sent_arrives_with_all_that_goes_with_it() {

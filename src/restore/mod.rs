@@ -37,6 +37,7 @@ pub(crate) mod file_ref;
 mod forest;
 mod fs_state;
 pub(crate) mod ghost;
+mod identity;
 mod inet;
 mod inet_plan;
 mod inotify;

@@ -9,27 +9,30 @@
 //! - ends that were closed are closed when queues are full;
 //! - options, buffers and what was shut down come last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use icecore_images::ByteString;
-use icecore_images::files::{FileKind, OpenFile};
+use icecore_images::files::{FdTable, FileKind, OpenFile};
 use icecore_images::ids::DescriptionId;
-use icecore_images::unix::{UnixPeer, UnixRecord, UnixSocketKind, UnixSocketState};
+use icecore_images::unix::{
+    UnixCredentials, UnixPeer, UnixRecord, UnixSocketKind, UnixSocketState,
+};
 use rustix::fs::OFlags;
 use rustix::net::{
-    AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, listen, socket_with, socketpair,
-    sockopt,
+    AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, socket_with, sockopt,
 };
 
 use super::RestoreContext;
 use super::descriptor_plan;
+use super::identity::Identity;
 use super::unix_name::{self, Made};
 use super::unix_queue;
 use crate::error::RestoreError;
 use crate::kernel::{socket_option, unix_message};
+use crate::options::PidPolicy;
 
 /// The sockets of a restore.
 #[derive(Debug)]
@@ -43,9 +46,31 @@ pub(super) struct Sockets {
 
 /// Notes names that are taken.
 pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
+    plan_credentials(ctx);
     for (_, state) in sockets(ctx.image) {
         if let Some(name) = state.name.as_ref().filter(|_| keeps_its_name(state)) {
             unix_name::plan(ctx, name, state.kind);
+        }
+    }
+}
+
+/// Says aloud where SO_PEERCRED will not show what it showed.
+fn plan_credentials(ctx: &mut RestoreContext<'_>) {
+    let shown = sockets(ctx.image).filter_map(|(_, state)| state.peer_credentials.as_ref());
+    let all: BTreeSet<u32> = shown.map(|c| c.pid).filter(|&pid| pid != 0).collect();
+    if all.is_empty() {
+        return;
+    }
+    if !pids(ctx) {
+        let text = "SO_PEERCRED of unix sockets shows another pid than before";
+        return ctx.note(text.to_owned());
+    }
+    for pid in all {
+        if std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            let text = format!(
+                "SO_PEERCRED of a unix socket showed pid {pid}, which another process has now"
+            );
+            ctx.note(text);
         }
     }
 }
@@ -142,7 +167,7 @@ impl Sockets {
 
     fn listen(
         &mut self,
-        _: &RestoreContext<'_>,
+        ctx: &RestoreContext<'_>,
         file: &OpenFile,
         own: &UnixSocketState,
     ) -> io::Result<()> {
@@ -150,11 +175,14 @@ impl Sockets {
             return Ok(());
         };
         let socket = self.made.get(&file.id).ok_or(io::ErrorKind::NotFound)?;
-        listen(socket, (*backlog).cast_signed())?;
+        let shown = own.peer_credentials.as_ref();
+        Identity::new(shown, pids(ctx)).listen(socket, *backlog)?;
         let (address, _file) = unix_name::reach(socket)?;
-        for client in waiting {
-            let client = self.made.get(client).ok_or(io::ErrorKind::NotFound)?;
-            unix_message::connect(client, &address)?;
+        for id in waiting {
+            let client = self.made.get(id).ok_or(io::ErrorKind::NotFound)?;
+            // Nobody can tell who has connected: who has it, most likely.
+            let who = holder(ctx, *id);
+            Identity::new(who.as_ref(), pids(ctx)).connect(client, &address)?;
         }
         Ok(())
     }
@@ -353,6 +381,25 @@ pub(super) fn connect_anew(
 /// How long a server may take to have room for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whether the tasks have their old pids, which are those of our namespace.
+fn pids(ctx: &RestoreContext<'_>) -> bool {
+    ctx.options.pids == PidPolicy::Same
+}
+
+/// The first task that has a description.
+fn holder(ctx: &RestoreContext<'_>, id: DescriptionId) -> Option<UnixCredentials> {
+    let has = |table: &&FdTable| table.entries.iter().any(|e| e.description == id);
+    let table = ctx.image.fd_tables.iter().find(has)?;
+    let task = ctx.image.tasks.iter().find(|t| t.fd_table == table.id)?;
+    let creds = &task.threads.first()?.creds;
+    Some(UnixCredentials {
+        pid: task.pid,
+        uid: creds.uids[1],
+        gid: creds.gids[1],
+        groups: creds.groups.clone(),
+    })
+}
+
 fn socket_type(kind: UnixSocketKind) -> SocketType {
     match kind {
         UnixSocketKind::Stream => SocketType::STREAM,
@@ -384,14 +431,24 @@ struct Own<'a> {
     image: &'a icecore_images::Checkpoint,
     id: DescriptionId,
     state: &'a UnixSocketState,
+    /// SO_PEERCRED of the other end.
+    peer_shows: Option<&'a UnixCredentials>,
+    /// Pids mean what they meant.
+    pids: bool,
 }
 
 impl<'a> Own<'a> {
     fn of(ctx: &RestoreContext<'a>, file: &'a OpenFile, state: &'a UnixSocketState) -> Self {
+        let peer = match state.peer {
+            UnixPeer::Open(peer) => end(ctx, peer),
+            _ => None,
+        };
         Self {
             image: ctx.image,
             id: file.id,
             state,
+            peer_shows: peer.and_then(|peer| peer.peer_credentials.as_ref()),
+            pids: pids(ctx),
         }
     }
 
@@ -423,34 +480,27 @@ fn pair(
 ) -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = own.state.kind;
     let name = own.state.name.as_ref().map(|n| &n.name);
+    // What an end shows is who made the other.
+    let theirs = Identity::new(own.state.peer_credentials.as_ref(), own.pids);
+    let own_side = Identity::new(own.peer_shows, own.pids);
     let (accepted, client) = match (name, peer) {
-        _ if kind == UnixSocketKind::Datagram => return unnamed(kind),
-        (None, None) => return unnamed(kind),
-        (Some(own), None) => return connection(kind, own, None),
-        (Some(name), Some(peer)) if own.was_accepted(name, peer, peer_inode) => {
-            return connection(kind, name, Some(peer));
+        _ if kind == UnixSocketKind::Datagram => return theirs.pair(socket_type(kind)),
+        (None, None) => return theirs.pair(socket_type(kind)),
+        (Some(name), peer) if peer.is_none_or(|p| own.was_accepted(name, p, peer_inode)) => {
+            return connection(kind, (name, own_side), (peer, theirs));
         }
-        (own, Some(peer)) => connection(kind, peer, own)?,
+        (own, Some(peer)) => connection(kind, (peer, theirs), (own, own_side))?,
+        (Some(_), None) => return Err(io::ErrorKind::InvalidInput.into()),
     };
     Ok((client, accepted))
-}
-
-fn unnamed(kind: UnixSocketKind) -> io::Result<(OwnedFd, OwnedFd)> {
-    let kind = socket_type(kind);
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        kind,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
 }
 
 /// A connection made by way of a listener, which goes again: the accepted end
 /// and the client.
 fn connection(
     kind: UnixSocketKind,
-    accepted: &ByteString,
-    client_name: Option<&ByteString>,
+    (accepted, server): (&ByteString, Identity<'_>),
+    (client_name, who): (Option<&ByteString>, Identity<'_>),
 ) -> io::Result<(OwnedFd, OwnedFd)> {
     let client = match client_name {
         Some(name) => bound(kind, name)?,
@@ -459,8 +509,8 @@ fn connection(
     let listener = socket(kind)?;
     let accepted = unix_name::in_scratch(&accepted.0, || {
         unix_message::bind(&listener, &accepted.0)?;
-        listen(&listener, 1)?;
-        unix_message::connect(&client, &accepted.0)?;
+        server.listen(&listener, 1)?;
+        who.connect(&client, &accepted.0)?;
         Ok(accept_with(&listener, SocketFlags::CLOEXEC)?)
     })?;
     Ok((accepted, client))

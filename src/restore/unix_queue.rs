@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use icecore_images::unix::{UnixRecord, UnixSocketState};
 use rustix::net::sockopt;
 
+use super::identity;
 use super::unix::buffer;
-use crate::kernel::unix_message::{self, Outgoing};
+use crate::kernel::unix_message::Outgoing;
 
 /// Sends a socket what was in its queue, each record from the socket that
 /// `sender` gives for it, with the address it is to be sent to; `right` gives
@@ -42,7 +43,7 @@ pub(super) fn fill<'a>(
                 flags,
                 ..whole
             };
-            unix_message::send(from, &part)?;
+            identity::send(from, &part)?;
         }
         sent += record.bytes.0.len() as u64;
     }

@@ -44,6 +44,7 @@ mod tree;
 mod unix;
 mod unix_name;
 mod unix_queue;
+mod unix_rights;
 mod xstate;
 
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ fn all() -> Vec<Victim> {
         unix::victims(),
         unix_name::victims(),
         unix_queue::victims(),
+        unix_rights::victims(),
         timerfd::victims(),
         tree::victims(),
     ]

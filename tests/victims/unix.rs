@@ -1,6 +1,5 @@
 //! AF_UNIX sockets that socketpair made.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,8 +8,8 @@ use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
-    SocketFlags, SocketType, recv, send, sendmsg, shutdown, socketpair,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
+    socketpair,
 };
 
 use crate::harness::{Stage, Victim};
@@ -26,7 +25,6 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("unix-records", records),
         Victim::new("unix-options", options),
         Victim::new("unix-epoll", watched),
-        Victim::refused("unix-in-flight", "descriptors are queued", rights),
         Victim::refused("unix-outside", "unix stream socket, connected", idle).prepare(outside),
         Victim::refused("unix-shared", "unix stream socket, connected", shared),
     ]
@@ -264,18 +262,6 @@ fn watched(stage: &mut Stage) -> Result<(), String> {
         gets("what woke it", &one, Ok(b"wake up"))?;
     }
     Ok(())
-}
-
-fn rights(stage: &mut Stage) -> Result<(), String> {
-    let (one, other) = make(STREAM, SocketFlags::CLOEXEC)?;
-    let sent = [one.as_fd()];
-    let mut space = [std::mem::MaybeUninit::uninit(); 64];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&sent));
-    let data = [IoSlice::new(b"take it")];
-    sendmsg(&one, &data, &mut control, SendFlags::empty()).map_err(text("sendmsg"))?;
-    idle(stage)?;
-    gets("data", &other, Ok(b"take it"))
 }
 
 /// Standard output is a socket whose other end another program has.

@@ -25,8 +25,8 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("unix-reset", reset),
         Victim::new("unix-urgent", urgent),
         Victim::new("unix-urgent-inline", urgent_inline),
-        Victim::refused("unix-credentials", "credentials are queued", credentials),
-        Victim::refused("unix-passcred", "credentials are queued", passcred),
+        Victim::new("unix-credentials", credentials),
+        Victim::new("unix-passcred", passcred),
         Victim::new("unix-peek-offset", peek_offset),
     ]
 }
@@ -214,8 +214,11 @@ fn with_credentials(socket: &OwnedFd, bytes: &[u8], who: UCred) -> Result<(), St
     sent.map(drop).map_err(text("sendmsg"))
 }
 
+/// Data, and the pid and uid that came with it.
+type Whose = (Vec<u8>, Option<(i32, u32)>);
+
 /// What comes next, and whose it is.
-fn whose(socket: impl AsFd) -> Result<(Vec<u8>, Option<(i32, u32)>), String> {
+fn whose(socket: impl AsFd) -> Result<Whose, String> {
     let mut bytes = [0; 100];
     let mut space = [MaybeUninit::uninit(); 256];
     let mut control = RecvAncillaryBuffer::new(&mut space);

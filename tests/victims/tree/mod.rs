@@ -8,6 +8,7 @@ mod common_memory;
 mod ended;
 mod family;
 mod shape;
+mod sockets;
 mod watching;
 
 use crate::harness::Victim;
@@ -19,6 +20,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         common_files::victims(),
         common_memory::victims(),
         watching::victims(),
+        sockets::victims(),
     ]
     .into_iter()
     .flatten()
