@@ -13,6 +13,7 @@ use icecore_images::cgroup::{
     CgroupsState, below, is_cgroup_path,
 };
 use icecore_images::ids::CgroupSetId;
+use icecore_images::task::TaskState;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{DumpContext, cgroup_tree};
@@ -193,6 +194,7 @@ fn root(ours: &[u8], theirs: &[u8]) -> Option<ByteString> {
 pub(super) fn collect(ctx: &mut DumpContext<'_>) -> Result<(), DumpError> {
     let mode = ctx.options.cgroups.mode;
     ctx.tables.cgroups.state.mode = mode;
+    one_namespace_each(ctx);
     if let Some(problem) = ctx.tables.cgroups.unreadable.take() {
         forget(ctx);
         ctx.notes
@@ -214,6 +216,24 @@ pub(super) fn collect(ctx: &mut DumpContext<'_>) -> Result<(), DumpError> {
         false => wanted.min(CgroupRecords::Membership),
     };
     cgroup_tree::collect(ctx)
+}
+
+/// A restored process joins one namespace, with all its threads.
+fn one_namespace_each(ctx: &mut DumpContext<'_>) {
+    let sets = &ctx.tables.cgroups.state.sets;
+    let namespace = |id: CgroupSetId| sets.get(id.0 as usize).and_then(|set| set.namespace);
+    let apart = |task: &&TaskState| {
+        let all = task.threads.iter();
+        let mut all = all.map(|thread| thread.cgroups.and_then(namespace));
+        let first = all.next();
+        all.any(|other| Some(other) != first)
+    };
+    let tasks = ctx.tables.tasks.iter().filter(apart);
+    let pids: Vec<u32> = tasks.map(|task| task.pid).collect();
+    for pid in pids {
+        let problem = "its threads are in several cgroup namespaces".to_owned();
+        cannot(ctx, &Place::Task { pid }, problem);
+    }
 }
 
 fn forget(ctx: &mut DumpContext<'_>) {

@@ -193,9 +193,14 @@ impl Target {
             .arg("-D")
             .arg(images);
         let done = command.args(args).succeed()?;
-        self.ended = None;
-        self.alive().map_err(|e| done.describe(&e))?;
+        self.restored().map_err(|e| done.describe(&e))?;
         Ok(done)
+    }
+
+    /// It was restored by other means: an error unless it is alive again.
+    pub(crate) fn restored(&mut self) -> Result<(), String> {
+        self.ended = None;
+        self.alive()
     }
 
     /// An error unless it is alive and not traced.
