@@ -20,7 +20,8 @@ my $first = fork();
 if (defined $first and $first == 0) {
     my $end = time + 2;
     1 while time < $end;
-    my $x = "x" x (200 << 20);
+    my $bytes = (-s $go) + (200 << 20);
+    my $x = "x" x $bytes;
     exit 0;
 }
 my $second = fork();
