@@ -52,7 +52,10 @@ fn a_failed_restore_removes_the_cgroups_it_made_and_only_those() -> Result {
         failed.expect_failure("restore")?;
         target.reap_killed()?;
         assert!(neighbour.is_dir(), "{fault}: what was there before is gone");
-        assert!(!neighbour.join("deep").exists(), "{fault}: a cgroup is left");
+        assert!(
+            !neighbour.join("deep").exists(),
+            "{fault}: a cgroup is left"
+        );
     }
     assert!(failures > 3, "it failed {failures} times only");
     target.restored()?;
