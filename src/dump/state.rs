@@ -257,7 +257,10 @@ fn inspect_timers(
     // The clocks of the image are those of one moment, for the timers of all.
     match ctx.clocks == ClockState::default() {
         true => ctx.clocks = clocks,
-        false => timers::as_of(&ctx.clocks, &clocks, state),
+        false => {
+            let real = &mut state.interval_timers[0];
+            timers::as_of(&ctx.clocks, &clocks, real, &mut state.posix_timers);
+        }
     }
     before.complete().map_err(read("its queued signals"))?;
     before.put(state);

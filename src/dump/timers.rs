@@ -6,7 +6,6 @@
 //! not send another.
 
 use icecore_images::signals::PendingSignal;
-use icecore_images::task::TaskState;
 use icecore_images::timers::{ClockState, IntervalTimer, PosixTimer, TimerNotify};
 
 use super::DumpContext;
@@ -131,7 +130,12 @@ fn notify(timer: &ProcTimer) -> TimerNotify {
 
 /// Makes what a task's timers, read at the moment `now`, have left that of the
 /// moment `then` before it. CPU clocks have stood still in between.
-pub(super) fn as_of(then: &ClockState, now: &ClockState, state: &mut TaskState) {
+pub(super) fn as_of(
+    then: &ClockState,
+    now: &ClockState,
+    real: &mut IntervalTimer,
+    posix_timers: &mut [PosixTimer],
+) {
     let passed = |then: i64, now: i64| now.saturating_sub(then).max(0) as u64;
     let elapsed = passed(then.monotonic_ns, now.monotonic_ns);
     let add = |left: &mut u64, more: u64| {
@@ -139,11 +143,8 @@ pub(super) fn as_of(then: &ClockState, now: &ClockState, state: &mut TaskState) 
             *left = left.saturating_add(more);
         }
     };
-    add(
-        &mut state.interval_timers[0].value_us,
-        elapsed / (NANOS / MICROS),
-    );
-    for timer in &mut state.posix_timers {
+    add(&mut real.value_us, elapsed / (NANOS / MICROS));
+    for timer in posix_timers {
         let on_cpu = timer.clock < 0
             || [
                 libc::CLOCK_PROCESS_CPUTIME_ID,
@@ -241,6 +242,36 @@ pub(super) fn claim(queue: &mut Vec<PendingSignal>, tid: Option<u32>, timers: &m
 mod tests {
     use super::*;
     use icecore_images::ByteString;
+
+    #[test]
+    fn what_is_read_later_is_what_was_left_before() {
+        let at = |seconds: i64| ClockState {
+            monotonic_ns: seconds * NANOS as i64,
+            ..ClockState::default()
+        };
+        let cpu = PosixTimer {
+            clock: libc::CLOCK_PROCESS_CPUTIME_ID,
+            remaining_ns: 5,
+            ..timer(1, TimerNotify::None)
+        };
+        let mut real = IntervalTimer {
+            value_us: 7,
+            interval_us: 9,
+        };
+        let mut timers = [
+            PosixTimer {
+                remaining_ns: 5,
+                ..timer(0, TimerNotify::None)
+            },
+            cpu,
+            // Disarmed.
+            timer(2, TimerNotify::None),
+        ];
+        as_of(&at(10), &at(13), &mut real, &mut timers);
+        assert_eq!((real.value_us, real.interval_us), (3_000_007, 9));
+        let left = timers.map(|t| t.remaining_ns);
+        assert_eq!(left, [3_000_000_005, 5, 0]);
+    }
 
     fn timer(id: u32, notify: TimerNotify) -> PosixTimer {
         PosixTimer {

@@ -2,9 +2,10 @@
 //! that cannot be carried: each refused by name, with no harm to it.
 
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::harness::{Mode, Stage, Victim};
-use crate::sys::{at, call, to};
+use crate::sys::{at, call, same, to};
 
 pub(crate) fn victims() -> Vec<Victim> {
     let refused = [
@@ -12,11 +13,14 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("kin-tree", tree).only(&[Mode::Running, Mode::Failed]),
         Victim::new("kin-zombie", zombie).only(&[Mode::Running, Mode::Failed]),
         Victim::new("kin-memory", shared_memory).only(&[Mode::Running, Mode::Failed]),
+        Victim::new("kin-memory-waits", waits).only(&[Mode::Running]),
         Victim::refused(
             "kin-memory-outside",
             "it shares memory, working directory and root with pid",
             shared_with_sibling,
         ),
+        Victim::refused("kin-traced", "is already traced by pid", traced),
+        Victim::refused("kin-strict", "it is in seccomp's strict mode", strict),
         Victim::refused(
             "kin-namespaces",
             "other namespaces than icecore: net, uts",
@@ -109,6 +113,50 @@ fn shared_memory(stage: &mut Stage) -> Result<(), String> {
     sharing(stage, libc::CLONE_VM)
 }
 
+/// Two processes with one memory, each in a wait whose rest is kept there while
+/// they are frozen: neither gets the other's.
+fn waits(stage: &mut Stage) -> Result<(), String> {
+    const LONG: i64 = 4;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    /// Waits that took less than they should, or failed.
+    static WRONG: AtomicU64 = AtomicU64::new(0);
+    fn wait_for(time: libc::timespec) {
+        let none = 0_u64;
+        let start = std::time::Instant::now();
+        let nr = libc::SYS_rt_sigtimedwait;
+        // SAFETY: the set, of no signals, and the time are live and only read.
+        let ret = unsafe { libc::syscall(nr, &raw const none, 0, &raw const time, 8) };
+        let early = start.elapsed().as_nanos() + 20_000_000
+            < (time.tv_sec * 1_000_000_000 + time.tv_nsec) as u128;
+        if ret != -1 || early {
+            WRONG.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    extern "C" fn short(_: *mut libc::c_void) -> i32 {
+        loop {
+            wait_for(libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 300_000_000,
+            });
+        }
+    }
+    let thread = std::thread::spawn(|| {
+        while !STOP.load(Ordering::Relaxed) {
+            wait_for(libc::timespec {
+                tv_sec: LONG,
+                tv_nsec: 0,
+            });
+        }
+    });
+    let pid = spawn(short, libc::CLONE_VM)?;
+    while stage.next()? {}
+    STOP.store(true, Ordering::Relaxed);
+    let joined = thread.join();
+    end(pid)?;
+    joined.map_err(|_| "the thread panicked".to_owned())?;
+    same("waits that went wrong", &WRONG.load(Ordering::Relaxed), &0)
+}
+
 /// The same as a child of our parent, which is outside the dump.
 fn shared_with_sibling(stage: &mut Stage) -> Result<(), String> {
     sharing(stage, libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_PARENT)
@@ -121,22 +169,78 @@ fn sharing(stage: &mut Stage, flags: i32) -> Result<(), String> {
             unsafe { libc::pause() };
         }
     }
+    let pid = spawn(pause, flags)?;
+    let waited = wait(stage);
+    match flags & libc::CLONE_PARENT {
+        0 => end(pid)?,
+        _ => drop(call("kill", libc::SYS_kill, &[pid, libc::SIGKILL as u64])?),
+    }
+    waited
+}
+
+/// A process that does `what` with our memory.
+fn spawn(what: extern "C" fn(*mut libc::c_void) -> i32, flags: i32) -> Result<u64, String> {
     let stack = Box::leak(vec![0_u8; 64 << 10].into_boxed_slice());
     let top = stack.as_mut_ptr_range().end.cast();
-    // SAFETY: the stack is nobody else's for ever, and `pause` uses nothing of
-    // what it shares with us.
-    let pid = unsafe { libc::clone(pause, top, flags, std::ptr::null_mut()) };
-    if pid < 0 {
-        return Err(format!("clone: {}", std::io::Error::last_os_error()));
+    // SAFETY: the stack is nobody else's for ever, and what runs there makes
+    // system calls and counts, nothing else.
+    let pid = unsafe { libc::clone(what, top, flags, std::ptr::null_mut()) };
+    match pid {
+        -1 => Err(format!("clone: {}", std::io::Error::last_os_error())),
+        pid => Ok(pid as u64),
+    }
+}
+
+/// Ends a child that sends no signal when it ends.
+fn end(pid: u64) -> Result<(), String> {
+    const WALL: u64 = 0x4000_0000;
+    call("kill", libc::SYS_kill, &[pid, libc::SIGKILL as u64])?;
+    call("wait4", libc::SYS_wait4, &[pid, 0, WALL, 0])?;
+    Ok(())
+}
+
+/// A child of a child of ours may only read and write: nothing can be run in
+/// it, and everyone else has been frozen by then.
+fn strict(stage: &mut Stage) -> Result<(), String> {
+    const CODE: &str = "import ctypes, os, time\n\
+        if os.fork() == 0:\n    \
+            r, w = os.pipe()\n    \
+            libc = ctypes.CDLL(None); libc.prctl(1, 9); b = ctypes.create_string_buffer(1)\n    \
+            os.close(os.open('strict', os.O_CREAT))\n    \
+            libc.prctl(22, 1); libc.read(r, b, 1)\n\
+        time.sleep(300)";
+    let mut python = Command::new("python3");
+    with_child(stage, python.args(["-c", CODE]), "strict")
+}
+
+/// A child that traces another.
+fn traced(stage: &mut Stage) -> Result<(), String> {
+    const CODE: &str = "import ctypes, os, time\n\
+        libc = ctypes.CDLL(None); other = os.fork()\n\
+        if other == 0: libc.prctl(1, 9); time.sleep(300)\n\
+        assert libc.ptrace(0x4206, other, 0, 0) == 0\n\
+        os.close(os.open('traced', os.O_CREAT)); time.sleep(300)";
+    let mut python = Command::new("python3");
+    with_child(stage, python.args(["-c", CODE]), "traced")
+}
+
+/// Waits with a child that makes the file `word` when it is ready.
+fn with_child(stage: &mut Stage, command: &mut Command, word: &str) -> Result<(), String> {
+    let mut child = command.current_dir(stage.dir()).spawn();
+    let child = child.as_mut().map_err(|e| e.to_string())?;
+    while !stage.dir().join(word).exists() {
+        std::thread::yield_now();
     }
     let waited = wait(stage);
-    call("kill", libc::SYS_kill, &[pid as u64, libc::SIGKILL as u64])?;
-    const WALL: u64 = 0x4000_0000;
-    if flags & libc::CLONE_PARENT != 0 {
-        return waited;
+    let alive = child.try_wait().map_err(|e| e.to_string())?.is_none();
+    child
+        .kill()
+        .and_then(|()| child.wait())
+        .map_err(|e| e.to_string())?;
+    match alive {
+        true => waited,
+        false => Err("the child has ended".to_owned()),
     }
-    call("wait4", libc::SYS_wait4, &[pid as u64, 0, WALL, 0])?;
-    waited
 }
 
 fn namespaces(stage: &mut Stage) -> Result<(), String> {
