@@ -10,6 +10,7 @@ use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
 use crate::options::{
     After, CgroupMode, CgroupProperties, CgroupRoot, DumpOptions, PidPolicy, RestoreOptions,
+    TcpPolicy,
 };
 use crate::outside::OutsideRule;
 use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
@@ -60,6 +61,13 @@ impl Dump {
     /// Where none does, the dump is refused.
     pub fn outside(mut self, rule: OutsideRule) -> Self {
         self.options.outside.push(rule);
+        self
+    }
+
+    /// What becomes of TCP connections to the outside that no rule is for
+    /// (`--tcp-established`, `--tcp-close`).
+    pub fn tcp(mut self, policy: TcpPolicy) -> Self {
+        self.options.tcp = policy;
         self
     }
 

@@ -28,6 +28,8 @@ pub struct DumpOptions {
     pub shell_job: bool,
     /// Largest content of a deleted file that is carried, bytes.
     pub ghost_limit: u64,
+    /// What becomes of TCP connections whose other end is outside the dump.
+    pub tcp: TcpPolicy,
     /// Time limit for freezing.
     pub timeout: Duration,
     /// Inject although a seccomp filter could kill the target.
@@ -64,6 +66,7 @@ impl DumpOptions {
             after: After::Kill,
             shell_job: false,
             ghost_limit: DEFAULT_GHOST_LIMIT,
+            tcp: TcpPolicy::Refuse,
             timeout: DEFAULT_TIMEOUT,
             risk_seccomp: false,
             outside: OutsideRules::default(),
@@ -85,6 +88,19 @@ pub const DEFAULT_GHOST_LIMIT: u64 = 1 << 20;
 
 /// Time limit for freezing unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What becomes of TCP connections whose other end is outside the dump, where
+/// no rule for connections to the outside says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpPolicy {
+    /// The dump is refused.
+    Refuse,
+    /// They sleep with the target, whatever passes in between them dropped by
+    /// a lock in nftables, and go on when it wakes up (`--tcp-established`).
+    Established,
+    /// They come back closed (`--tcp-close`).
+    Close,
+}
 
 /// What becomes of the target after a complete dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteString;
 use crate::socket::SocketState;
+use crate::tcp::TcpConnection;
 
 /// A socket of AF_INET or AF_INET6.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,13 @@ pub enum InetRole {
     },
     /// Keeps datagrams apart.
     Datagrams(Datagrams),
+    /// TCP: connected.
+    Connection(Box<TcpConnection>),
+    /// TCP: a connection that has ended, with what was received and not read.
+    Ended {
+        /// What can still be read.
+        queue: ByteString,
+    },
 }
 
 /// A socket that keeps datagrams apart.

@@ -44,6 +44,7 @@ pub mod signals;
 pub mod socket;
 pub mod store;
 pub mod task;
+pub mod tcp;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;

@@ -9,6 +9,7 @@ use icecore_images::bytes::ByteString;
 use icecore_images::connection::{ConnectionEnd, ConnectionPolicy};
 use icecore_images::files::FileKind;
 use icecore_images::ids::*;
+use icecore_images::inet::InetRole;
 use icecore_images::mm::Backing;
 use icecore_images::pages::{PageExtent, PageSource};
 use icecore_images::seccomp::SeccompState;
@@ -400,6 +401,26 @@ fn descriptors() {
                 }
             },
             "open file description 8: who waits for it does not",
+        ),
+        (
+            |c| {
+                if let FileKind::Inet(socket) = &mut c.files[13].kind
+                    && let InetRole::Connection(tcp) = &mut socket.role
+                {
+                    tcp.lock = ByteString(b"filter".to_vec());
+                }
+            },
+            "open file description 13: a connection is locked by a table that is none of icecore's",
+        ),
+        (
+            |c| {
+                if let FileKind::Inet(socket) = &mut c.files[13].kind
+                    && let InetRole::Connection(tcp) = &mut socket.role
+                {
+                    tcp.other = Some(DescriptionId(12));
+                }
+            },
+            "open file description 13: its other end is not its own",
         ),
         (
             |c| c.pipes[0].capacity = 5000,

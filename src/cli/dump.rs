@@ -13,7 +13,7 @@ use super::outside::{self, OutsideArgs};
 use super::{CliError, duration, signals, size};
 use crate::builder::Dump;
 use crate::observer::Cancel;
-use crate::options::{After, DumpOptions};
+use crate::options::{After, DumpOptions, TcpPolicy};
 use crate::outside::{OutsideRule, OutsideRules};
 
 /// Put a process to sleep: write it into a directory and end it
@@ -78,6 +78,16 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     outside: OutsideArgs,
 
+    /// Let TCP connections to the outside sleep, too: in between nftables drops
+    /// what passes on them, so that the other end waits
+    #[arg(long, conflicts_with = "tcp_close")]
+    tcp_established: bool,
+
+    /// Let TCP connections to the outside come back closed: what was received
+    /// can be read, then there is an end of file; writing gives EPIPE
+    #[arg(long)]
+    tcp_close: bool,
+
     /// One unix socket whose other end lies outside the dump, by its inode
     /// number: --outside auto for it alone
     #[arg(long, value_name = "unix[INODE]", value_parser = outside::external)]
@@ -124,6 +134,7 @@ impl DumpArgs {
             outside: self.rules(),
             keep_for: self.keep_for,
             live: self.live,
+            tcp: self.tcp(),
             threads: self.threads.map(usize::from),
             cgroups: self.cgroups.options(),
             cgroup_selection: self.cgroup_selection.selection()?,
@@ -131,6 +142,14 @@ impl DumpArgs {
             observer: common.observer(),
             cancel: Cancel::new(),
         })
+    }
+
+    fn tcp(&self) -> TcpPolicy {
+        match (self.tcp_established, self.tcp_close) {
+            (true, _) => TcpPolicy::Established,
+            (_, true) => TcpPolicy::Close,
+            _ => TcpPolicy::Refuse,
+        }
     }
 
     /// A socket that is named goes before its kind.

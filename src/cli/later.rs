@@ -24,10 +24,6 @@ pub(crate) struct Anything {
 /// Options of later versions of `dump`.
 #[derive(Debug, Args)]
 pub(crate) struct LaterDump {
-    #[command(flatten)]
-    outside: LaterOutside,
-    #[arg(long, hide = true)]
-    tcp_close: bool,
     #[arg(long, hide = true)]
     link_remap: bool,
     #[arg(long, alias = "prev-images-dir", hide = true, value_name = "DIR")]
@@ -43,16 +39,8 @@ pub(crate) struct LaterDump {
 /// Options of later versions of `restore`.
 #[derive(Debug, Args)]
 pub(crate) struct LaterRestore {
-    #[command(flatten)]
-    outside: LaterOutside,
     #[arg(long, hide = true, value_name = "fd[N]:KEY")]
     inherit_fd: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct LaterOutside {
-    #[arg(long, hide = true)]
-    tcp_established: bool,
 }
 
 const CONNECTIONS: &str = "connections to processes outside the dump";
@@ -62,9 +50,7 @@ const SPEED: &str = "live dumps and other ways to copy pages";
 impl LaterDump {
     /// An error if any of them was given.
     pub(crate) fn refuse(&self) -> Result<(), CliError> {
-        self.outside.refuse()?;
         refuse_given(&[
-            (self.tcp_close, "--tcp-close", CONNECTIONS),
             (self.link_remap, "--link-remap", "links to deleted files"),
             (self.parent.is_some(), "--parent", INCREMENTS),
             (self.track_mem, "--track-mem", INCREMENTS),
@@ -77,14 +63,7 @@ impl LaterDump {
 impl LaterRestore {
     /// An error if any of them was given.
     pub(crate) fn refuse(&self) -> Result<(), CliError> {
-        self.outside.refuse()?;
         refuse_given(&[(!self.inherit_fd.is_empty(), "--inherit-fd", CONNECTIONS)])
-    }
-}
-
-impl LaterOutside {
-    fn refuse(&self) -> Result<(), CliError> {
-        refuse_given(&[(self.tcp_established, "--tcp-established", CONNECTIONS)])
     }
 }
 

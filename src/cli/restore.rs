@@ -79,6 +79,11 @@ pub(crate) struct RestoreArgs {
     #[arg(long, hide = true)]
     forward_vdso: bool,
 
+    /// No effect, for callers that know it from elsewhere: the image says what
+    /// becomes of TCP connections
+    #[arg(long)]
+    tcp_established: bool,
+
     #[command(flatten)]
     outside: OutsideArgs,
 

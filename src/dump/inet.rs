@@ -14,14 +14,17 @@ use icecore_images::files::FileKind;
 use icecore_images::inet::{
     Datagrams, InetAddress, InetProtocol, InetRole, InetSocketState, MulticastGroup,
 };
+use icecore_images::tcp::TcpConnection;
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::thread::CapabilitySet;
 
 use super::descriptor::Descriptor;
 use super::descriptors::Collection;
-use super::{DumpContext, connection, inet_queue, outside, socket, socket_state};
+use super::{DumpContext, connection, inet_queue, outside, socket, socket_state, tcp};
 use crate::error::DumpError;
 use crate::kernel::inet_diag::{self, InetSocket};
-use crate::kernel::{multicast, socket_options};
+use crate::kernel::{multicast, nft, socket_options};
+use crate::options::TcpPolicy;
 
 /// States of TCP, as the kernel numbers them.
 const CLOSE: u8 = 7;
@@ -51,7 +54,10 @@ pub(super) fn describe(
     let d = &all.descriptors[at];
     let error = |e| d.error("socket", e);
     let found = Found::of(d, socket).map_err(error)?;
-    if found.protocol == Some(InetProtocol::Tcp) && !matches!(found.state(), CLOSE | LISTEN) {
+    if found.protocol == Some(InetProtocol::Tcp)
+        && !matches!(found.state(), CLOSE | LISTEN)
+        && found.is_refused(ctx, all).map_err(error)?
+    {
         return connection::socket(ctx, all, at);
     }
     let holders = all.socket_holders.as_ref().and_then(|h| h.get(&d.key()));
@@ -60,7 +66,7 @@ pub(super) fn describe(
             problem: format!("{} has it, too", outside::list(holders)),
             help: "let one of them close it",
         },
-        None => match found.socket_state(ctx, d, socket).map_err(error)? {
+        None => match found.socket_state(ctx, all, at, socket).map_err(error)? {
             Ok(state) => return Ok(Some(FileKind::Inet(state))),
             Err(refused) => refused,
         },
@@ -113,21 +119,25 @@ impl Found {
     fn socket_state(
         &self,
         ctx: &mut DumpContext<'_>,
-        d: &Descriptor,
+        all: &Collection,
+        at: usize,
         socket: &OwnedFd,
     ) -> io::Result<Result<InetSocketState, Refused>> {
+        let d = &all.descriptors[at];
         let Some(protocol) = self.protocol else {
             return refused(format!("protocol {} is not carried", self.number), CLOSE_IT);
         };
         if let Some(problem) = special(socket)? {
             return refused(problem, CLOSE_IT);
         }
-        let state = match socket_state::read(d, socket, self.peer.is_some())? {
+        let was_connected = inet_queue::pending(socket)?.was_connected;
+        let connected = self.peer.is_some() || was_connected;
+        let state = match socket_state::read(d, socket, connected)? {
             Ok(state) => state,
             Err(problem) => return refused(problem, CLOSE_IT),
         };
         let role = match protocol {
-            InetProtocol::Tcp => self.tcp(socket)?,
+            InetProtocol::Tcp => self.tcp(ctx, all, at, socket)?,
             _ => self.datagrams(ctx, d, socket, protocol)?,
         };
         Ok(role.map(|role| InetSocketState {
@@ -139,7 +149,69 @@ impl Found {
         }))
     }
 
-    fn tcp(&self, socket: &OwnedFd) -> io::Result<Result<InetRole, Refused>> {
+    /// Its two ends, if it is connected.
+    fn ends(&self) -> Option<nft::Ends> {
+        Some((self.local?, self.peer?))
+    }
+
+    /// Whether it is a connection that only a rule for connections to the
+    /// outside could carry.
+    fn is_refused(&self, ctx: &DumpContext<'_>, all: &Collection) -> io::Result<bool> {
+        if ctx.options.tcp != TcpPolicy::Refuse {
+            return Ok(false);
+        }
+        Ok(match self.ends() {
+            Some(ends) => tcp::other_end(all, ends)?.is_none(),
+            None => true,
+        })
+    }
+
+    /// A connection; what only TCP_REPAIR tells is read later.
+    fn connection(
+        &self,
+        ctx: &mut DumpContext<'_>,
+        all: &Collection,
+        at: usize,
+        socket: &OwnedFd,
+    ) -> io::Result<Result<InetRole, Refused>> {
+        let state = tcp::State(self.state());
+        let (true, Some(ends)) = (state.is_connected(), self.ends()) else {
+            return refused(format!("it is in state {}", state.name()), CLOSE_IT);
+        };
+        if let Some(problem) = tcp::special(socket)? {
+            return refused(problem, READ_IT);
+        }
+        let other = tcp::other_end(all, ends)?;
+        if other.is_none() && ctx.options.tcp == TcpPolicy::Close {
+            let queue = tcp::received(ctx.guardian()?, socket)?.into();
+            return Ok(Ok(InetRole::Ended { queue }));
+        }
+        if !may_repair() {
+            return refused("CAP_NET_ADMIN is missing", "run as root");
+        }
+        let (id, socket) = (all.descriptions[at], socket.try_clone()?);
+        ctx.connections.push(tcp::Unread {
+            id,
+            socket,
+            ends,
+            other,
+        });
+        Ok(Ok(InetRole::Connection(Box::new(TcpConnection {
+            shutdown: self.diag.map_or(0, |diag| diag.shutdown),
+            ..tcp::unknown(ends.1)
+        }))))
+    }
+
+    fn tcp(
+        &self,
+        ctx: &mut DumpContext<'_>,
+        all: &Collection,
+        at: usize,
+        socket: &OwnedFd,
+    ) -> io::Result<Result<InetRole, Refused>> {
+        if !matches!(self.state(), CLOSE | LISTEN) {
+            return self.connection(ctx, all, at, socket);
+        }
         if self.state() == LISTEN {
             let (waiting, backlog) = backlog(socket)?;
             return match waiting {
@@ -151,10 +223,15 @@ impl Found {
             };
         }
         let pending = inet_queue::pending(socket)?;
-        match pending.error || pending.was_connected {
-            true => refused("its connection has ended", READ_IT),
-            false => Ok(Ok(InetRole::Idle)),
+        if pending.error {
+            return refused("an error is pending", READ_IT);
         }
+        Ok(Ok(match pending.was_connected {
+            true => InetRole::Ended {
+                queue: tcp::received(ctx.guardian()?, socket)?.into(),
+            },
+            false => InetRole::Idle,
+        }))
     }
 
     /// Why nothing of ours would surely arrive at it.
@@ -225,6 +302,11 @@ fn protocol(kind: SocketType, number: u8) -> Option<InetProtocol> {
         (SocketType::RAW, number) => Some(InetProtocol::Raw(number)),
         _ => None,
     }
+}
+
+fn may_repair() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 fn peer(socket: &OwnedFd) -> io::Result<Option<SocketAddr>> {

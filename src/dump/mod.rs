@@ -40,6 +40,7 @@ pub(crate) mod members;
 mod memfd;
 pub(crate) mod memory;
 mod mm;
+mod network;
 mod numa;
 mod outside;
 mod pages;
@@ -54,6 +55,7 @@ mod signalfd;
 mod socket;
 mod socket_state;
 pub(crate) mod state;
+mod tcp;
 mod timerfd;
 mod vma;
 
@@ -110,6 +112,7 @@ use crate::tracer::{Frozen, FrozenTask, Guardian};
 use cgroup_freezer::Standstill;
 use kin::Sharing;
 use members::Members;
+use network::Network;
 use stopwatch::Stopwatch;
 
 pub(crate) use check::blockers;
@@ -192,6 +195,7 @@ fn keep(
         let blockers = std::mem::take(&mut ctx.blockers);
         return Err(DumpError::Blocked { pid, blockers });
     }
+    tcp::read_all(ctx)?;
     connection::start_keeper(ctx, image, first_to_go)
 }
 
@@ -327,6 +331,9 @@ fn release(
     };
     ctx.stats.frozen_us = micros(since.elapsed());
     released.map_err(|source| DumpError::Release { pid, source })?;
+    if ctx.options.after == After::Kill {
+        ctx.keep_network()?;
+    }
     keeper.map_or(Ok(()), |keeper| keeper.target_is_gone().map_err(unkept))
 }
 
@@ -384,6 +391,10 @@ pub(crate) struct DumpContext<'a> {
     /// There are connections to be kept, but the target goes on and keeps them
     /// itself.
     pub(crate) goes_on_with_its_own: bool,
+    /// TCP connections that are still to be read.
+    connections: Vec<tcp::Unread>,
+    /// What is changed of the network.
+    network: Network,
     /// Undoes what is changed of the living target's sockets.
     guardian: Option<Guardian>,
     /// Reads queues of sockets.
@@ -428,6 +439,8 @@ impl<'a> DumpContext<'a> {
             frozen_since: None,
             keep: Vec::new(),
             goes_on_with_its_own: false,
+            connections: Vec::new(),
+            network: Network::default(),
             guardian: None,
             unix_queues: unix_queue::Reader::default(),
         }
@@ -444,6 +457,13 @@ impl DumpContext<'_> {
             None => Guardian::spawn()?,
         };
         Ok(self.guardian.insert(guardian))
+    }
+
+    /// The target has been ended: what was changed of its connections stays.
+    fn keep_network(&mut self) -> Result<(), DumpError> {
+        let mut network = std::mem::take(&mut self.network);
+        let kept = self.guardian().and_then(|guardian| network.keep(guardian));
+        kept.map_err(|source| DumpError::Guardian { source })
     }
 
     /// Notes something that cannot be carried over.

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use icecore_images::socket::{SocketOption, SocketState};
+use rustix::net::{SocketType, sockopt};
 
 use super::descriptor::Descriptor;
 use crate::kernel::socket_options::{self, Known, Of};
@@ -24,8 +25,16 @@ pub(super) fn read(
         Err(e) => return Err(e),
     };
     let mut options = Vec::new();
+    let stream = sockopt::socket_type(socket)? == SocketType::STREAM;
     for known in socket_options::ALL {
-        options.extend(option(socket, known, connected)?);
+        let has = match known.of {
+            Of::Any => true,
+            Of::Unconnected => !connected,
+            Of::Datagrams => !stream,
+        };
+        if has {
+            options.extend(option(socket, known)?);
+        }
     }
     Ok(Ok(SocketState {
         inode: d.meta.ino(),
@@ -36,10 +45,7 @@ pub(super) fn read(
     }))
 }
 
-fn option(socket: &OwnedFd, known: &Known, connected: bool) -> io::Result<Option<SocketOption>> {
-    if connected && known.of == Of::Unconnected {
-        return Ok(None);
-    }
+fn option(socket: &OwnedFd, known: &Known) -> io::Result<Option<SocketOption>> {
     let value = socket_options::get(socket, known.level, known.number);
     let value = value.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", known.name)))?;
     Ok(value.map(|value| SocketOption {

@@ -21,6 +21,7 @@ pub mod locks;
 pub mod maps;
 pub mod memcg;
 pub mod multicast;
+pub mod nft;
 pub mod open_files;
 pub mod pagemap;
 pub(crate) mod prctl;

@@ -29,6 +29,9 @@ pub enum Of {
     Any,
     /// Not those that are connected: there it is a figure of the connection.
     Unconnected,
+    /// Those that keep datagrams apart: streams show something, too, and take
+    /// nothing.
+    Datagrams,
 }
 
 /// An option.
@@ -91,6 +94,14 @@ const fn unconnected(level: i32, number: i32, name: &'static str) -> Known {
     let known = plain(level, number, name);
     Known {
         of: Of::Unconnected,
+        ..known
+    }
+}
+
+const fn datagrams(level: i32, number: i32, name: &'static str) -> Known {
+    let known = plain(level, number, name);
+    Known {
+        of: Of::Datagrams,
         ..known
     }
 }
@@ -159,9 +170,9 @@ pub const ALL: &[Known] = &[
     plain(IP, 24, "IP_BIND_ADDRESS_NO_PORT"),
     plain(IP, 25, "IP_RECVFRAGSIZE"),
     plain(IP, 26, "IP_RECVERR_RFC4884"),
-    plain(IP, 32, "IP_MULTICAST_IF"),
-    plain(IP, 33, "IP_MULTICAST_TTL"),
-    plain(IP, 34, "IP_MULTICAST_LOOP"),
+    datagrams(IP, 32, "IP_MULTICAST_IF"),
+    datagrams(IP, 33, "IP_MULTICAST_TTL"),
+    datagrams(IP, 34, "IP_MULTICAST_LOOP"),
     plain(IP, 49, "IP_MULTICAST_ALL"),
     plain(IP, 50, "IP_UNICAST_IF"),
     plain(IP, 51, "IP_LOCAL_PORT_RANGE"),
@@ -172,9 +183,9 @@ pub const ALL: &[Known] = &[
     plain(IPV6, 5, "IPV6_2292RTHDR"),
     plain(IPV6, 8, "IPV6_2292HOPLIMIT"),
     plain(IPV6, 16, "IPV6_UNICAST_HOPS"),
-    plain(IPV6, 17, "IPV6_MULTICAST_IF"),
-    plain(IPV6, 18, "IPV6_MULTICAST_HOPS"),
-    plain(IPV6, 19, "IPV6_MULTICAST_LOOP"),
+    datagrams(IPV6, 17, "IPV6_MULTICAST_IF"),
+    datagrams(IPV6, 18, "IPV6_MULTICAST_HOPS"),
+    datagrams(IPV6, 19, "IPV6_MULTICAST_LOOP"),
     plain(IPV6, 23, "IPV6_MTU_DISCOVER"),
     plain(IPV6, 25, "IPV6_RECVERR"),
     plain(IPV6, 29, "IPV6_MULTICAST_ALL"),

@@ -37,7 +37,7 @@ use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
     connection, descriptor_plan, device, epoll, eventfd, fs_state, inet, inotify, late, lock,
-    owner, pipe, regular, signalfd, timerfd, unix, unix_name,
+    owner, pipe, regular, signalfd, tcp, timerfd, unix, unix_name,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -81,13 +81,15 @@ impl Opened {
 
     /// What must be as it was when the task runs again: restoring has touched
     /// files that inotify instances of the task watch.
-    pub(crate) fn settle(&self, ctx: &RestoreContext<'_>) {
+    pub(crate) fn settle(&self, ctx: &RestoreContext<'_>) -> Result<(), RestoreError> {
         for (file, fd) in ctx.image.files.iter().zip(&self.fds) {
             if let (FileKind::Inotify(_), Some(fd)) = (&file.kind, fd) {
                 inotify::settle(fd);
             }
         }
+        tcp::go_on(ctx, self)?;
         self.made.borrow_mut().keep();
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 //!   takes from that address only, and before its filter;
 //! - SO_REUSEADDR of TCP is what it was only at the end: until then connections
 //!   that have ended must not keep the port;
+//! - connections come after what listens at the same port;
 //! - what was shut down comes after being connected.
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, RawProtocol, Shutdown, SocketFlags, SocketType};
 
 use super::socket_state::{self, Part};
-use super::{RestoreContext, descriptor_plan, raw_packet};
+use super::{RestoreContext, descriptor_plan, raw_packet, tcp};
 use crate::error::RestoreError;
 use crate::kernel::{multicast, socket_option, socket_options};
 
@@ -33,12 +34,12 @@ impl Sockets {
     /// Makes all of them.
     pub(super) fn create(ctx: &RestoreContext<'_>) -> Result<Self, RestoreError> {
         let mut sockets = BTreeMap::new();
-        for listening in [false, true] {
+        for now in 0..3 {
             for file in &ctx.image.files {
                 let FileKind::Inet(state) = &file.kind else {
                     continue;
                 };
-                if matches!(state.role, InetRole::Listening { .. }) == listening {
+                if turn(&state.role) == now {
                     let socket = create(state).map_err(|source| RestoreError::Rebuild {
                         what: descriptor_plan::name(file),
                         source,
@@ -59,10 +60,29 @@ impl Sockets {
     }
 }
 
+/// Connections come last: in repair they can have any port.
+fn turn(role: &InetRole) -> u8 {
+    match role {
+        InetRole::Idle | InetRole::Datagrams(_) | InetRole::Ended { .. } => 0,
+        InetRole::Listening { .. } => 1,
+        InetRole::Connection(_) => 2,
+    }
+}
+
 fn create(state: &InetSocketState) -> io::Result<OwnedFd> {
     let socket = bound(state)?;
     match &state.role {
         InetRole::Idle => {}
+        InetRole::Ended { queue } => {
+            tcp::ended(state.v6, &socket, &queue.0)?;
+            socket_state::set(&socket, &state.socket, Part::Buffers)?;
+        }
+        InetRole::Connection(connection) => {
+            tcp::connect(state, connection, &socket)?;
+            // The rest when it has left repair.
+            socket_state::give_to_owner(&socket, &state.socket)?;
+            return Ok(socket);
+        }
         InetRole::Listening { backlog } => {
             let backlog = i32::try_from(*backlog).unwrap_or(i32::MAX);
             rustix::net::listen(&socket, backlog)?;
@@ -89,7 +109,8 @@ pub(super) fn bound(state: &InetSocketState) -> io::Result<OwnedFd> {
         // Connections inherit them.
         socket_state::set(&socket, &state.socket, Part::Buffers)?;
     }
-    if let Some(local) = state.local {
+    let connected = matches!(state.role, InetRole::Connection(_) | InetRole::Ended { .. });
+    if let Some(local) = state.local.filter(|_| !connected) {
         rustix::net::bind(&socket, &SocketAddr::from(local))?;
     }
     Ok(socket)

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use icecore_images::inet::{Datagrams, InetProtocol, InetRole, InetSocketState};
+use icecore_images::tcp::TcpConnection;
 use rustix::net::AddressFamily;
 use rustix::thread::CapabilitySet;
 
@@ -31,6 +32,9 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>, state: &InetSocketState) {
         let problem = format!("{}: {problem}", name(state));
         ctx.obstacle(Place::Machine, problem, help);
     }
+    if let InetRole::Connection(connection) = &state.role {
+        plan_connection(ctx, state, connection);
+    }
     if let InetRole::Datagrams(d) = &state.role {
         plan_groups(ctx, state, d);
     }
@@ -46,6 +50,33 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>, state: &InetSocketState) {
     }
     if let InetRole::Listening { backlog } = state.role {
         plan_backlog(ctx, state, backlog);
+    }
+}
+
+fn plan_connection(ctx: &mut RestoreContext<'_>, state: &InetSocketState, c: &TcpConnection) {
+    let name = name(state);
+    if !ctx.has_capability(CapabilitySet::NET_ADMIN) {
+        let problem = format!("CAP_NET_ADMIN is missing: {name} needs it (TCP_REPAIR)");
+        ctx.obstacle(Place::Machine, problem, Some("run as root"));
+    }
+    if c.other_is_done && c.other.is_none() && !ctx.has_capability(CapabilitySet::NET_RAW) {
+        let problem = format!("CAP_NET_RAW is missing: {name} needs it");
+        ctx.obstacle(Place::Machine, problem, Some("run as root"));
+    }
+    let ip = |address: SocketAddr| address.ip().to_canonical();
+    if let Some(local) = state.local.map(SocketAddr::from)
+        && std::net::UdpSocket::bind(SocketAddr::new(ip(local), 0)).is_err()
+    {
+        let problem = format!("{name}: this machine has no such address");
+        ctx.obstacle(Place::Machine, problem, Some("ip address add …"));
+    }
+    let peer = SocketAddr::from(c.peer);
+    let taken = others(state).into_iter().find(|other| {
+        (ip(other.peer), other.peer.port()) == (ip(peer), peer.port()) && other.inode != 0
+    });
+    if let Some(by) = taken.and_then(|other| holder(other.inode)) {
+        let problem = format!("{name}: pid {by} has this connection to {peer}");
+        ctx.obstacle(Place::Machine, problem, Some("end it"));
     }
 }
 

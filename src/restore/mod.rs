@@ -73,6 +73,7 @@ mod sleep;
 mod socket_state;
 mod spawn;
 pub(crate) mod state;
+mod tcp;
 mod threads;
 mod timerfd;
 mod timers;
@@ -261,7 +262,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     resume::finish_all(ctx, &mut forest)?;
     ctx.stage(Stage::PreResume, Some(live_root))?;
     let awaited = forest.init().map_or(live_root, |init| init.pid());
-    materials.opened.settle(ctx);
+    materials.opened.settle(ctx)?;
     ctx.connections.ready(live_root)?;
     cgroup::settle(ctx)?;
     resume::let_go(ctx, forest)?;

@@ -30,6 +30,32 @@ pub(super) fn datagram(
     send(protocol, from, to, &body)
 }
 
+/// The end of a TCP stream: a segment without data that says that no more
+/// comes. `sequence` is the stream's next number, `acknowledged` the other's.
+pub(super) fn end_of_stream(
+    from: SocketAddr,
+    to: SocketAddr,
+    sequence: u32,
+    acknowledged: u32,
+) -> io::Result<()> {
+    const TCP: u8 = 6;
+    const WORDS: u8 = 5;
+    const FIN_ACK: u8 = 0x11;
+    const WINDOW: u16 = 1;
+    let mut body = Vec::new();
+    body.extend(from.port().to_be_bytes());
+    body.extend(to.port().to_be_bytes());
+    body.extend(sequence.to_be_bytes());
+    body.extend(acknowledged.to_be_bytes());
+    body.extend([WORDS << 4, FIN_ACK]);
+    body.extend(WINDOW.to_be_bytes());
+    body.extend([0; 4]);
+    let (from, to) = (from.ip().to_canonical(), to.ip().to_canonical());
+    let sum = checksum(from, to, TCP, &body);
+    body[16..18].copy_from_slice(&sum.to_be_bytes());
+    send(TCP, from, to, &body)
+}
+
 /// Sends a packet of `protocol` with `body`, checksum included.
 pub(super) fn send(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> io::Result<()> {
     let (family, header) = match (from, to) {

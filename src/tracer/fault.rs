@@ -1,6 +1,7 @@
 //! Points at which a test kills icecore: `ICECORE_FAULT=KIND:N` in the
 //! environment makes it end itself with SIGKILL right before its Nth ptrace
-//! request (`ptrace`) or its Nth step of writing (`write`), and fails its Nth step
+//! request (`ptrace`), its Nth step of writing (`write`) or its Nth change of the
+//! network (`network`), and fails its Nth step
 //! of rebuilding a task (`restore`). Only in builds with debug assertions;
 //! elsewhere the points are nothing.
 
@@ -11,6 +12,8 @@ pub enum Kind {
     Ptrace,
     /// Steps of writing an image.
     Write,
+    /// Changes of the network, before and after each.
+    Network,
     /// Steps of rebuilding a task.
     Restore,
 }
@@ -56,6 +59,7 @@ fn wanted() -> Option<(Kind, u64)> {
     let kind = match kind {
         "ptrace" => Kind::Ptrace,
         "write" => Kind::Write,
+        "network" => Kind::Network,
         "restore" => Kind::Restore,
         _ => return None,
     };

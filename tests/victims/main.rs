@@ -37,6 +37,7 @@ mod signals;
 mod sleeping;
 mod socket;
 mod sys;
+mod tcp;
 mod threads;
 mod timerfd;
 mod timers;
@@ -85,6 +86,7 @@ fn all() -> Vec<Victim> {
         regular::victims(),
         signalfd::victims(),
         socket::victims(),
+        tcp::victims(),
         unix::victims(),
         unix_name::victims(),
         unix_queue::victims(),

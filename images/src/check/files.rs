@@ -95,7 +95,7 @@ fn open_file(image: &Checkpoint, file: &OpenFile) -> Found {
         FileKind::PidFd(p) => pidfd(image, p),
         FileKind::Unix(s) => unix::socket(image, file.id, s),
         FileKind::Connection(c) => connection::connection(image, file.id, c),
-        FileKind::Inet(s) => inet::inet(s),
+        FileKind::Inet(s) => inet::inet(image, file.id, s),
     }
 }
 

@@ -2,6 +2,9 @@
 
 use super::numbers::{count, owners, text, within};
 use super::problem::{Found, Problem};
+use super::tcp;
+use crate::checkpoint::Checkpoint;
+use crate::ids::DescriptionId;
 use crate::inet::{Datagrams, InetAddress, InetProtocol, InetRole, InetSocketState};
 use crate::socket::SocketState;
 
@@ -24,22 +27,29 @@ pub(super) fn socket(s: &SocketState) -> Found {
 }
 
 /// One of AF_INET or AF_INET6.
-pub(super) fn inet(s: &InetSocketState) -> Found {
+pub(super) fn inet(image: &Checkpoint, own: DescriptionId, s: &InetSocketState) -> Found {
     socket(&s.socket)?;
     if let Some(local) = s.local {
         family(s, local)?;
     }
-    let tcp = s.protocol == InetProtocol::Tcp;
+    let speaks_tcp = s.protocol == InetProtocol::Tcp;
     match &s.role {
-        InetRole::Idle if tcp => Ok(()),
-        InetRole::Listening { backlog } if tcp => {
+        InetRole::Idle if speaks_tcp => Ok(()),
+        InetRole::Listening { backlog } if speaks_tcp => {
             within("backlog", *backlog, 0..=i32::MAX as u32)?;
             match s.local {
                 Some(_) => Ok(()),
                 None => Err(Problem::Contradiction("it listens without an address")),
             }
         }
-        InetRole::Datagrams(d) if !tcp => datagrams(s, d),
+        InetRole::Connection(c) if speaks_tcp => {
+            family(s, c.peer)?;
+            tcp::connection(image, own, s, c)
+        }
+        InetRole::Ended { queue } if speaks_tcp => {
+            count("queued bytes", queue.0.len(), 0..=i32::MAX as usize)
+        }
+        InetRole::Datagrams(d) if !speaks_tcp => datagrams(s, d),
         _ => Err(Problem::Contradiction(
             "a socket does what its protocol does not know",
         )),

@@ -20,6 +20,7 @@ mod problem;
 mod signals;
 mod tables;
 mod task;
+mod tcp;
 mod thread;
 mod timers;
 mod unix;

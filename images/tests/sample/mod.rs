@@ -29,6 +29,7 @@ use icecore_images::shmem::{ShmemKind, ShmemState};
 use icecore_images::signals::*;
 use icecore_images::socket::{SocketOption, SocketState};
 use icecore_images::task::*;
+use icecore_images::tcp::*;
 use icecore_images::thread::*;
 use icecore_images::timerfd::TimerFdState;
 use icecore_images::timers::*;
@@ -267,6 +268,7 @@ fn files() -> Vec<OpenFile> {
         open_file(10, 0o2, FileKind::Connection(connection())),
         open_file(11, 0o2, FileKind::Inet(listening())),
         open_file(12, 0o2, FileKind::Inet(datagrams())),
+        open_file(13, 0o2, FileKind::Inet(tcp())),
     ]
 }
 
@@ -348,6 +350,39 @@ fn listening() -> InetSocketState {
         protocol: InetProtocol::Tcp,
         local: Some(InetAddress::V4 { ip, port }),
         role: InetRole::Listening { backlog: 128 },
+    }
+}
+
+fn tcp() -> InetSocketState {
+    let address = |port| InetAddress::V4 {
+        ip: [127, 0, 0, 1],
+        port,
+    };
+    let queue = |sequence, data| TcpQueue {
+        sequence,
+        data: text(data),
+    };
+    InetSocketState {
+        socket: plain(112),
+        v6: false,
+        protocol: InetProtocol::Tcp,
+        local: Some(address(40_000)),
+        role: InetRole::Connection(Box::new(TcpConnection {
+            peer: address(80),
+            other: None,
+            lock: text("icecore-tcp-1-2"),
+            sending: queue(1, "asked"),
+            receiving: queue(u32::MAX, "told"),
+            shutdown: 0,
+            other_is_done: false,
+            agreed: TcpAgreement {
+                segment: 1460,
+                scale: Some((7, 7)),
+                selective: true,
+                timestamp: Some(5),
+            },
+            window: TcpWindow::default(),
+        })),
     }
 }
 

@@ -203,6 +203,15 @@ fn inet(socket: &InetSocketState) -> String {
     match &socket.role {
         InetRole::Idle => format!("{name} socket{local}"),
         InetRole::Listening { .. } => format!("{name} socket listening{local}"),
+        InetRole::Ended { queue } => {
+            format!("{name} socket, closed, {} bytes queued", queue.0.len())
+        }
+        InetRole::Connection(c) => format!(
+            "{name} connection{local} to {}, {} bytes queued, {} not acknowledged",
+            c.peer,
+            c.receiving.data.0.len(),
+            c.sending.data.0.len()
+        ),
         InetRole::Datagrams(d) => {
             let peer = d.peer.map_or(String::new(), |peer| format!(" to {peer}"));
             let queued = match d.queue.len() {
