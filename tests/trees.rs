@@ -133,6 +133,62 @@ fn a_tree_that_fails_at_any_step_leaves_nothing() -> Result {
     Ok(())
 }
 
+/// Killed at a request of ptrace, a restore leaves nothing, or the whole tree.
+#[test]
+fn a_killed_restore_leaves_nothing_or_the_whole_tree() -> Result {
+    let _alone = alone();
+    let (scratch, mut target) = (Scratch::new()?, family()?);
+    let mut pids = tree::below(target.pid());
+    pids.push(target.pid());
+    target.dump(&scratch.images(), &[])?;
+    // The last requests one by one: there it is let go. From the end, which a
+    // whole run counts.
+    let mut whole = None;
+    let mut low = 1;
+    let mut high = 1 << 20;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match killed_at(&scratch, &pids, middle)? {
+            true => high = middle,
+            false => low = middle + 1,
+        }
+        whole = Some(low);
+    }
+    let last = whole.ok_or("no step")?;
+    for step in (last.saturating_sub(60)..last).chain((1..last).step_by(211)) {
+        killed_at(&scratch, &pids, step)?;
+    }
+    Ok(())
+}
+
+/// Whether the tree was there after a restore that was killed at a step, or
+/// was not; it is not afterwards.
+fn killed_at(scratch: &Scratch, pids: &[u32], step: u32) -> Result<bool> {
+    let fault = format!("ptrace:{step}");
+    let done = scratch
+        .restore()
+        .arg("-d")
+        .env("ICECORE_FAULT", &fault)
+        .run()?;
+    let alive = |pid: &&u32| tree::stat(**pid).is_some() && !tree::is_dead(**pid);
+    let settled = || {
+        // Its one zombie counts as dead.
+        let count = pids.iter().filter(alive).count();
+        count == 0 || count == pids.len() - 1
+    };
+    let all = wait::until("all or none", wait::LIMIT, || {
+        // Once more: who is about to be killed is there for a moment.
+        if !settled() {
+            return Ok(None);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Ok(settled().then(|| pids.iter().any(|pid| alive(&pid))))
+    });
+    let all = all.map_err(|e| done.describe(&e))?;
+    end_adopted();
+    Ok(all)
+}
+
 /// What was killed of a detached restore is this process's to reap; nothing
 /// else of it is left.
 fn reap_killed() -> Result {

@@ -1,5 +1,5 @@
-//! The files an address space is made of, opened once each in the root of the
-//! restore and inherited by the task.
+//! The files that address spaces are made of, opened once each in the root of
+//! the restore and inherited by all tasks.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +20,7 @@ use crate::error::RestoreError;
 #[derive(Debug)]
 pub(crate) struct MappedFiles {
     fds: HashMap<Key, OwnedFd>,
-    exe: OwnedFd,
+    exes: HashMap<Key, OwnedFd>,
 }
 
 /// A file is the same if its path, device and inode are.
@@ -31,21 +31,25 @@ enum Key {
 }
 
 impl MappedFiles {
-    /// Opens everything `mm` needs.
+    /// Opens everything that address spaces need.
     pub(super) fn open(
-        mm: &MmState,
+        mms: &[MmState],
         shmems: &Shmems,
         ghosts: &Ghosts,
     ) -> Result<Self, RestoreError> {
-        let mut fds = HashMap::new();
-        for vma in &mm.vmas {
+        let (mut fds, mut exes) = (HashMap::new(), HashMap::new());
+        for vma in mms.iter().flat_map(|mm| &mm.vmas) {
             let Some(key) = key(vma) else { continue };
             if let Entry::Vacant(free) = fds.entry(key) {
                 free.insert(open(vma, shmems, ghosts)?);
             }
         }
-        let exe = open_file(&mm.exe, false, ghosts)?;
-        Ok(Self { fds, exe })
+        for mm in mms {
+            if let Entry::Vacant(free) = exes.entry(of_file(&mm.exe, false)) {
+                free.insert(open_file(&mm.exe, false, ghosts)?);
+            }
+        }
+        Ok(Self { fds, exes })
     }
 
     /// The descriptor an area is mapped from; `None` for anonymous memory.
@@ -54,9 +58,10 @@ impl MappedFiles {
         Some(fd.as_raw_fd() as u32)
     }
 
-    /// The program's descriptor.
-    pub(super) fn exe(&self) -> u32 {
-        self.exe.as_raw_fd() as u32
+    /// The descriptor of a program.
+    pub(super) fn exe(&self, mm: &MmState) -> Option<u32> {
+        let fd = self.exes.get(&of_file(&mm.exe, false))?;
+        Some(fd.as_raw_fd() as u32)
     }
 }
 
@@ -69,14 +74,13 @@ fn through(vma: &Vma, writable: bool) -> bool {
 fn key(vma: &Vma) -> Option<Key> {
     match &vma.backing {
         Backing::Shmem { id, writable, .. } => Some(Key::Shmem(*id, through(vma, *writable))),
-        Backing::File { file, writable, .. } => Some(Key::File(
-            file.path.0.clone(),
-            file.device,
-            file.inode,
-            through(vma, *writable),
-        )),
+        Backing::File { file, writable, .. } => Some(of_file(file, through(vma, *writable))),
         _ => None,
     }
+}
+
+fn of_file(file: &FileRef, writable: bool) -> Key {
+    Key::File(file.path.0.clone(), file.device, file.inode, writable)
 }
 
 fn open(vma: &Vma, shmems: &Shmems, ghosts: &Ghosts) -> Result<OwnedFd, RestoreError> {

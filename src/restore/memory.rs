@@ -13,6 +13,7 @@
 //! - what forbids further mapping (mseal, MDWE) comes last of all.
 
 use std::fs;
+use std::rc::Rc;
 
 use icecore_images::mm::{Backing, MmState, Vma};
 use icecore_images::prctl::MlockFuture;
@@ -49,7 +50,7 @@ pub(crate) fn seal_shared(ctx: &RestoreContext<'_>, shmems: &Shmems) -> Result<(
 /// created.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    files: MappedFiles,
+    files: Rc<MappedFiles>,
     /// Of a process that is a copy of this one.
     layout: Layout,
 }
@@ -100,19 +101,23 @@ impl Decided {
     }
 }
 
-/// Opens what the areas of `mm` and its program need, for the child to
-/// inherit, and decides where things go.
+/// Opens what areas and programs need, for all tasks to inherit, and decides
+/// where things go; for each address space.
 pub(crate) fn prepare(
     ctx: &RestoreContext<'_>,
-    mm: &MmState,
     shmems: &Shmems,
     ghosts: &Ghosts,
-) -> Result<Prepared, RestoreError> {
-    let layout = Layout::new(mm, ctx.options.forward_vdso);
-    Ok(Prepared {
-        files: MappedFiles::open(mm, shmems, ghosts)?,
-        layout: layout.map_err(no_layout)?,
-    })
+) -> Result<Vec<Prepared>, RestoreError> {
+    let mms = &ctx.image.mms;
+    let files = Rc::new(MappedFiles::open(mms, shmems, ghosts)?);
+    let prepared = mms.iter().map(|mm| {
+        let layout = Layout::new(mm, ctx.options.forward_vdso);
+        Ok(Prepared {
+            files: Rc::clone(&files),
+            layout: layout.map_err(no_layout)?,
+        })
+    });
+    prepared.collect()
 }
 
 fn no_layout(error: LayoutError) -> RestoreError {

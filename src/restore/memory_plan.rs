@@ -1,9 +1,11 @@
 //! What may stand in the way of an address space, found before anything is
 //! created.
 
+use std::collections::HashMap;
 use std::fs;
 
 use icecore_images::mm::{Backing, MmState, Vma};
+use icecore_images::regular::FileRef;
 use icecore_images::shmem::ShmemKind;
 use icecore_images::task::TaskState;
 use rustix::thread::CapabilitySet;
@@ -23,8 +25,9 @@ const FOUR_LEVELS: u64 = 0x7fff_ffff_f000;
 /// Notes all obstacles.
 pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
     let image = ctx.image;
+    let mut seen = Seen::new();
     for mm in &image.mms {
-        mapped_files(ctx, mm);
+        mapped_files(ctx, mm, &mut seen);
         let Some(task) = image.tasks.iter().find(|task| task.mm == mm.id) else {
             continue;
         };
@@ -39,15 +42,24 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
     privileges(ctx);
 }
 
-/// All files that are not what they were, not only the first.
-fn mapped_files(ctx: &mut RestoreContext<'_>, mm: &MmState) {
-    file_ref::check(ctx, &mm.exe, Check::Contents);
-    for vma in &mm.vmas {
-        if let Backing::File { file, .. } = &vma.backing {
+/// All files that are not what they were, not only the first; each looked at
+/// once, however many tasks map it.
+fn mapped_files<'a>(ctx: &mut RestoreContext<'a>, mm: &'a MmState, seen: &mut Seen<'a>) {
+    let of_areas = mm.vmas.iter().filter_map(|vma| match &vma.backing {
+        Backing::File { file, .. } => Some(file),
+        _ => None,
+    });
+    for file in of_areas.chain([&mm.exe]) {
+        let known = seen.entry(&file.path.0).or_default();
+        if !known.contains(&file) {
+            known.push(file);
             file_ref::check(ctx, file, Check::Contents);
         }
     }
 }
+
+/// Files that have been looked at, by path.
+type Seen<'a> = HashMap<&'a [u8], Vec<&'a FileRef>>;
 
 fn area_count(ctx: &mut RestoreContext<'_>, task: &TaskState, mm: &MmState) {
     let Some(most) = number("/proc/sys/vm/max_map_count") else {

@@ -19,8 +19,8 @@ const LEN: usize = AUXV_AT + 8 + 4 + 4;
 pub(super) fn set_fields(mm: &MmState, files: &MappedFiles, same: bool, script: &mut Script) {
     const NONE: u32 = u32::MAX;
     let auxv = script.bytes(&mm.fields.auxv.0);
-    let exe = if same { NONE } else { files.exe() };
-    let map = script.bytes(&encode(&mm.fields, exe));
+    let exe = if same { None } else { files.exe(mm) };
+    let map = script.bytes(&encode(&mm.fields, exe.unwrap_or(NONE)));
     script.pointer(map, AUXV_AT, auxv);
     let args = [
         Arg::from(libc::PR_SET_MM as u64),

@@ -42,10 +42,7 @@ impl Materials {
         let shmems = memory::create_shared(ctx)?;
         let ghosts = ghost::create_all(ctx, ctx.pages)?;
         let opened = descriptors::open_all(ctx, &shmems, &ghosts)?;
-        let mms = ctx.image.mms.iter();
-        let prepared = mms
-            .map(|mm| memory::prepare(ctx, mm, &shmems, &ghosts))
-            .collect::<Result<_, _>>()?;
+        let prepared = memory::prepare(ctx, &shmems, &ghosts)?;
         let mut materials = Self {
             opened,
             shmems,

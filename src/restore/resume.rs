@@ -22,6 +22,7 @@ use crate::kernel::stat;
 use crate::tracer::peek;
 use crate::tracer::ptrace::TraceError;
 use crate::tracer::remote::Remote;
+use crate::tracer::{Guardian, Undo};
 
 /// Makes every task ready to go: each thread has its final registers.
 ///
@@ -137,10 +138,7 @@ pub(super) fn let_go(ctx: &RestoreContext<'_>, forest: Forest<'_>) -> Result<(),
             stopped.push(process.pid);
         }
     }
-    if let Some(init) = forest.init() {
-        init.spare()?;
-    }
-    forest.all().try_for_each(spare)?;
+    spare_all(&forest)?;
     let (all, init) = forest.into_parts();
     // Whatever becomes of any: somebody may have killed one.
     let released = all.into_iter().map(release);
@@ -150,6 +148,33 @@ pub(super) fn let_go(ctx: &RestoreContext<'_>, forest: Forest<'_>) -> Result<(),
     }
     stopped.into_iter().for_each(wait_until_stopped);
     result
+}
+
+/// Has all live on if we die: all or, if we die in the middle of it, none. The
+/// init comes last, with which the whole namespace would go; where there is none,
+/// a guardian would end who was spared.
+fn spare_all(forest: &Forest<'_>) -> Result<(), RestoreError> {
+    let refused = |source| RestoreError::Rebuild {
+        what: "a guardian for the moment in which the tasks are let go".to_owned(),
+        source,
+    };
+    let mut guardian = None;
+    if forest.init().is_none() && forest.all().nth(1).is_some() {
+        let mut watch = Guardian::spawn().map_err(refused)?;
+        for living in forest.all() {
+            let pid = living.child.process.pid;
+            watch.undo_later(&Undo::Kill { pid }).map_err(refused)?;
+        }
+        guardian = Some(watch);
+    }
+    forest.all().try_for_each(spare)?;
+    if let Some(init) = forest.init() {
+        init.spare()?;
+    }
+    match guardian {
+        Some(watch) => watch.dismiss().map_err(refused),
+        None => Ok(()),
+    }
 }
 
 fn spare(living: &Living<'_>) -> Result<(), RestoreError> {

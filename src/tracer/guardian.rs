@@ -63,6 +63,11 @@ pub enum Undo<'a> {
         /// What is written.
         bytes: Vec<u8>,
     },
+    /// Kill a process that lives until then, or has ended right before.
+    Kill {
+        /// Its pid.
+        pid: u32,
+    },
 }
 
 /// Something the guardian has been told, by which it can be taken back.
@@ -94,6 +99,7 @@ const NETLINK: u8 = 4;
 const ALIVE: u8 = 5;
 const CGROUP: u8 = 6;
 const WRITE: u8 = 7;
+const KILL: u8 = 8;
 const VOID: u8 = 0;
 
 /// The number under which the guardian has the first descriptor it was sent.
@@ -168,6 +174,7 @@ impl Guardian {
             }
             Undo::RemoveCgroup { path } => self.order(CGROUP, &c_path(path)?, &[]),
             Undo::Write { path, bytes } => self.order(WRITE, &c_path(path)?, bytes),
+            Undo::Kill { pid } => self.order(KILL, &pid.to_ne_bytes(), &[]),
         }
     }
 
@@ -352,6 +359,7 @@ fn obey() {
                 NETLINK if !over => send_netlink(&order),
                 CGROUP => remove_cgroup(order.first),
                 WRITE => write(order.first, order.second),
+                KILL => kill(&order),
                 _ => {}
             },
             None => {}
@@ -412,6 +420,13 @@ fn remove(order: &Order<'_>) {
 fn number(order: &Order<'_>, n: usize) -> Option<i32> {
     let bytes = order.first.get(n * 4..)?.first_chunk::<4>()?;
     Some(i32::from_ne_bytes(*bytes))
+}
+
+fn kill(order: &Order<'_>) {
+    if let Some(pid) = number(order, 0).filter(|pid| *pid > 1) {
+        // SAFETY: takes numbers only.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
 }
 
 fn set_option(order: &Order<'_>) {
