@@ -530,3 +530,61 @@ fn tasks_and_threads() {
         ),
     ]);
 }
+
+#[test]
+fn cgroups() {
+    all(&[
+        (
+            |c| c.cgroups.hierarchies[0].cgroups[0].path = b"/job/../../etc"[..].into(),
+            "cgroup hierarchy 0: a cgroup is not an absolute path of at most 4095 bytes",
+        ),
+        (
+            |c| c.cgroups.hierarchies[0].root = b"job"[..].into(),
+            "cgroup hierarchy 0: a cgroup is not an absolute path of at most 4095 bytes",
+        ),
+        (
+            |c| c.cgroups.hierarchies[0].cgroups[0].path = b"/other"[..].into(),
+            "cgroup hierarchy 0: a cgroup is not below its root",
+        ),
+        (
+            |c| {
+                let cgroup = &mut c.cgroups.hierarchies[0].cgroups[0];
+                cgroup.properties[0].name = "../../proc/sys/kernel/core_pattern".to_owned();
+            },
+            "cgroup hierarchy 0: a property is none of its hierarchy's controllers",
+        ),
+        (
+            |c| {
+                let cgroup = &mut c.cgroups.hierarchies[0].cgroups[0];
+                cgroup.properties[0].name = "release_agent".to_owned();
+            },
+            "cgroup hierarchy 0: a property is none of its hierarchy's controllers",
+        ),
+        (
+            |c| {
+                let cgroup = &mut c.cgroups.hierarchies[0].cgroups[0];
+                cgroup.files[0].name = "notes".to_owned();
+            },
+            "cgroup hierarchy 0: a file of members has another name",
+        ),
+        (
+            |c| {
+                let twice = c.cgroups.hierarchies[0].cgroups[0].clone();
+                c.cgroups.hierarchies[0].cgroups.push(twice);
+            },
+            "cgroup hierarchy 0: cgroup 0x1 is out of order, overlaps another or occurs twice",
+        ),
+        (
+            |c| c.cgroups.sets[0].paths.clear(),
+            "set of cgroups 0: 0 cgroups of a thread, where 1 to 1 are possible",
+        ),
+        (
+            |c| c.cgroups.sets[0].namespace = Some(0),
+            "set of cgroups 0: refers to cgroup namespace 0, which is not in the image",
+        ),
+        (
+            |c| c.tasks[0].threads[0].cgroups = Some(CgroupSetId(9)),
+            "thread 1234: refers to set of cgroups 9, which is not in the image",
+        ),
+    ]);
+}

@@ -2,7 +2,7 @@
 //! v2. Every cell is looked at: where the task is, what the cgroup is set to
 //! and whose it is, what a refusal says, what is left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::Signal;
 
@@ -132,7 +132,7 @@ impl Table {
 
     fn cell(
         &self,
-        dir: &PathBuf,
+        dir: &Path,
         images: &Path,
         target: &mut Target,
         (dump, restore, there): (&str, &str, There),
