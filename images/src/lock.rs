@@ -11,10 +11,10 @@ pub struct FileLock {
     pub kind: LockKind,
     /// Exclusive; otherwise shared.
     pub write: bool,
-    /// First byte; 0 for flock(2).
+    /// First byte; 0 for flock(2) and leases.
     pub start: u64,
     /// Last byte; the largest offset (2⁶³ − 1): to the end of the file,
-    /// wherever that is, as always for flock(2).
+    /// wherever that is, as always for flock(2) and leases.
     pub end: u64,
     /// The descriptor table that owns a POSIX lock: any task that has the
     /// table takes it again.
@@ -30,4 +30,6 @@ pub enum LockKind {
     Ofd,
     /// flock(2): the open file description.
     Flock,
+    /// F_SETLEASE: the open file description.
+    Lease,
 }

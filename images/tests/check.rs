@@ -10,6 +10,7 @@ use icecore_images::connection::{ConnectionEnd, ConnectionPolicy};
 use icecore_images::files::FileKind;
 use icecore_images::ids::*;
 use icecore_images::inet::InetRole;
+use icecore_images::lock::LockKind;
 use icecore_images::mm::Backing;
 use icecore_images::pages::{PageExtent, PageSource};
 use icecore_images::seccomp::SeccompState;
@@ -288,6 +289,13 @@ fn descriptors() {
         (
             |c| c.files[2].locks[0].table = Some(FdTableId(0)),
             "open file description 2: a lock of a description has a table as its owner",
+        ),
+        (
+            |c| {
+                c.files[2].locks[0].kind = LockKind::Lease;
+                c.files[2].locks[0].end = 5;
+            },
+            "open file description 2: a lease is of a part of a file",
         ),
         (
             |c| c.files[2].locks[0].end = 5,

@@ -3,6 +3,8 @@
 //! The kernel shows a lock in the fdinfo of the very description it was taken
 //! through, POSIX locks too, and those only in the table that owns them. A thread that waits for a lock asks for it again when it wakes up.
 
+use std::os::unix::fs::MetadataExt;
+
 use icecore_images::lock::{FileLock, LockKind};
 
 use super::DumpContext;
@@ -10,9 +12,11 @@ use super::descriptor::Descriptor;
 use super::descriptors::{Collection, named};
 use crate::kernel::locks;
 
-/// The locks held through description number `id`; `None` for leases and what is
-/// not known, which have then been noted as blockers. Such a file must not be
-/// opened: that would break the lease, and wait for a task that stands still.
+/// The locks and leases held through description number `id`; `None` for those
+/// that cannot be carried, which have then been noted as blockers.
+///
+/// A file with a lease must not be opened: that would break the lease, and wait
+/// for a task that stands still.
 pub(super) fn describe(
     ctx: &mut DumpContext<'_>,
     all: &Collection,
@@ -33,6 +37,10 @@ pub(super) fn describe(
                     table: Some(d.table.id),
                     ..found.lock
                 }),
+                Some(found) if found.lock.kind == LockKind::Lease && would_be_opened(d) => {
+                    complete = false;
+                    refuse(ctx, d, line);
+                }
                 // The description's own show in every table.
                 Some(found) if n == 0 => held.push(found.lock),
                 Some(_) => {}
@@ -44,6 +52,13 @@ pub(super) fn describe(
         }
     }
     complete.then_some(held)
+}
+
+/// Whether describing the file means to read it: one without a name, or one
+/// that looks like a program or library.
+fn would_be_opened(d: &Descriptor) -> bool {
+    let shown = d.shown_bytes();
+    d.meta.nlink() == 0 || d.meta.mode() & 0o111 != 0 || shown.windows(3).any(|part| part == b".so")
 }
 
 fn refuse(ctx: &mut DumpContext<'_>, d: &Descriptor, line: &str) {

@@ -23,16 +23,17 @@ pub struct Held {
 }
 
 /// Parses `1: POSIX  ADVISORY  WRITE 19798 fe:00:10011042 10 14`; `None` for
-/// leases, delegations, waiters and all that is not known.
+/// leases that are being broken, delegations, waiters and all that is not known.
 pub fn parse(line: &str) -> Option<Held> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, "ADVISORY", mode, pid, file, start, end] = words[..] else {
+    let [_, kind, state, mode, pid, file, start, end] = words[..] else {
         return None;
     };
-    let kind = match kind {
-        "POSIX" => LockKind::Posix,
-        "OFDLCK" => LockKind::Ofd,
-        "FLOCK" => LockKind::Flock,
+    let kind = match (kind, state) {
+        ("POSIX", "ADVISORY") => LockKind::Posix,
+        ("OFDLCK", "ADVISORY") => LockKind::Ofd,
+        ("FLOCK", "ADVISORY") => LockKind::Flock,
+        ("LEASE", "ACTIVE") => LockKind::Lease,
         _ => return None,
     };
     let write = match mode {
@@ -117,12 +118,15 @@ mod tests {
         assert_eq!((held.lock.write, held.lock.end), (false, END_OF_FILE));
         let held = parse("1: FLOCK  ADVISORY  READ 7 fe:00:7 0 EOF").unwrap();
         assert_eq!(held.lock.kind, LockKind::Flock);
+        let held = parse("1: LEASE  ACTIVE    WRITE 7 fe:00:7 0 EOF").unwrap();
+        assert_eq!((held.lock.kind, held.lock.write), (LockKind::Lease, true));
     }
 
     #[test]
     fn nothing_else_is() {
         for line in [
-            "1: LEASE  ACTIVE    READ 19798 fe:00:10011057 0 EOF",
+            "1: LEASE  BREAKING  READ 19798 fe:00:10011057 0 EOF",
+            "1: LEASE  BREAKER   UNLCK 19798 fe:00:10011057 0 EOF",
             "1: DELEG  ACTIVE    READ 19798 fe:00:10011057 0 EOF",
             "1: -> POSIX  ADVISORY  WRITE 19798 fe:00:10011042 10 14",
             "1: POSIX  MANDATORY WRITE 19798 fe:00:10011042 10 14",

@@ -55,6 +55,8 @@ fn first_in_the_way(of: &FileRef, wanted: &[FileLock]) -> Option<(String, String
                 (taken == Err(Errno::WOULDBLOCK)).then_some(0)?
             }
             LockKind::Posix | LockKind::Ofd => locks::in_the_way(&fd, lock).ok()??,
+            // Nobody can tell before it is asked for.
+            LockKind::Lease => return None,
         };
         let holder = match pid {
             1.. => Some(pid),
@@ -97,7 +99,7 @@ pub(super) fn take(
 ) {
     let ours = |lock: &&FileLock| match lock.kind {
         LockKind::Posix => lock.table == Some(table),
-        LockKind::Ofd | LockKind::Flock => sets_up,
+        LockKind::Ofd | LockKind::Flock | LockKind::Lease => sets_up,
     };
     for lock in file.locks.iter().filter(ours) {
         let what = format!("lock descriptor {fd}: {}", shown(lock));
@@ -105,6 +107,15 @@ pub(super) fn take(
             LockKind::Flock => {
                 let args = values([fd.into(), operation(lock) as u64]);
                 script.call(what, libc::SYS_flock as u32, args);
+                continue;
+            }
+            LockKind::Lease => {
+                let kind = match lock.write {
+                    true => libc::F_WRLCK,
+                    false => libc::F_RDLCK,
+                };
+                let args = values([fd.into(), libc::F_SETLEASE as u64, kind as u64]);
+                script.call(what, libc::SYS_fcntl as u32, args);
                 continue;
             }
             LockKind::Posix => libc::F_SETLK,
@@ -137,6 +148,7 @@ fn shown(lock: &FileLock) -> String {
     };
     match lock.kind {
         LockKind::Flock => format!("flock, {how}"),
+        LockKind::Lease => format!("a lease, {how}"),
         LockKind::Posix => format!("POSIX, {how}, {range}"),
         LockKind::Ofd => format!("of its open file description, {how}, {range}"),
     }

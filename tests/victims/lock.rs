@@ -15,7 +15,8 @@ pub(crate) fn victims() -> Vec<Victim> {
         // A file without a name gets another one in /proc (ghost.rs).
         Victim::new("lock", held).check(shown).allow("fd/*/link"),
         Victim::new("lock-waiting", waiting),
-        Victim::refused("lock-lease", " has a lease: ", lease),
+        Victim::new("lock-lease", leases),
+        Victim::refused("lock-lease-nameless", " has a lease: ", lease),
     ]
 }
 
@@ -135,6 +136,33 @@ fn waiting(stage: &mut Stage) -> Result<(), String> {
     lock(&holder, libc::F_OFD_SETLK, NONE, (0, 7))?;
     told.recv().map_err(text("thread"))??;
     thread.join().map_err(|_| "the thread panicked".to_owned())
+}
+
+/// Leases, exclusive and shared, on files with names.
+fn leases(stage: &mut Stage) -> Result<(), String> {
+    let set = libc::F_SETLEASE as u64;
+    let mut held = Vec::new();
+    for (name, flags, kind) in [
+        ("exclusive", OFlags::RDWR, libc::F_WRLCK),
+        ("shared", OFlags::RDONLY, libc::F_RDLCK),
+    ] {
+        let path = stage.dir().join(name);
+        std::fs::write(&path, "contents").map_err(text("write"))?;
+        let file = open_at(&path, flags)?;
+        call(
+            "F_SETLEASE",
+            libc::SYS_fcntl,
+            &[file.as_raw_fd() as u64, set, kind as u64],
+        )?;
+        held.push((file, kind as u64));
+    }
+    while stage.next()? {
+        for (file, kind) in &held {
+            let get = [file.as_raw_fd() as u64, libc::F_GETLEASE as u64];
+            same("lease", &call("F_GETLEASE", libc::SYS_fcntl, &get)?, kind)?;
+        }
+    }
+    Ok(())
 }
 
 /// An exclusive lease on a file without a name, whose contents would have to be

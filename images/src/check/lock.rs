@@ -36,8 +36,9 @@ fn lock(lock: &FileLock, tables: usize) -> Found {
     within("last byte of a lock", lock.end, 0..=MAX_OFFSET)?;
     within("first byte of a lock", lock.start, 0..=lock.end)?;
     let whole = (lock.start, lock.end) == (0, MAX_OFFSET);
-    match lock.kind == LockKind::Flock && !whole {
-        true => Err(Problem::Contradiction("flock locks a part of a file")),
-        false => Ok(()),
+    match lock.kind {
+        LockKind::Flock if !whole => Err(Problem::Contradiction("flock locks a part of a file")),
+        LockKind::Lease if !whole => Err(Problem::Contradiction("a lease is of a part of a file")),
+        _ => Ok(()),
     }
 }
