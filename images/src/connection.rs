@@ -32,6 +32,7 @@ pub enum ConnectionPolicy {
 
 /// The end of a connection that is in the dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // an image has few of them
 pub enum ConnectionEnd {
     /// An AF_UNIX socket.
     Unix(UnixConnection),

@@ -231,6 +231,11 @@ fn read(
         let ids = of_record.into_iter().map(|at| all.descriptions[at]);
         ids.collect::<Vec<_>>()
     });
+    if is_incomplete(all, end, &queue)? {
+        let problem =
+            "empty records that were looked at before are queued, which now cannot be seen";
+        return Ok(Err(problem.to_owned()));
+    }
     if let Some(problem) = queue_problem(&queue, &options) {
         return Ok(Err(problem.to_owned()));
     }
@@ -288,6 +293,24 @@ fn backlog_problem(all: &Collection, d: &Descriptor, end: &End) -> io::Result<Op
         }
     }
     Ok(None)
+}
+
+/// Whether the other end has sent more than was seen: an empty record is passed
+/// over once it has been looked at.
+fn is_incomplete(all: &Collection, end: &End, queue: &unix_queue::Queue) -> io::Result<bool> {
+    let Other::Open(peer) = end.peer else {
+        return Ok(false);
+    };
+    let peer = &all.descriptors[peer];
+    let sender = peer.duplicate().map_err(io::Error::other)?;
+    // Who has a name may have sent elsewhere, or got more from others.
+    let sends_here_only = end.kind == UnixSocketKind::SeqPacket
+        || end.kind == UnixSocketKind::Datagram && unix_message::name(&sender)?.is_none();
+    if !sends_here_only {
+        return Ok(false);
+    }
+    let sent = u64::from(socket_option::unread(&sender)?);
+    Ok(sent > unix_queue::memory(end.kind, &queue.records)?)
 }
 
 fn queue_problem(queue: &unix_queue::Queue, options: &[(i32, i32)]) -> Option<&'static str> {

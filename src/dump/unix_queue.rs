@@ -6,6 +6,7 @@
 //! target's, and are set back at once: by us, or, if icecore is killed, by a
 //! guardian that is told before.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,7 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::kernel::socket_option;
 use crate::kernel::unix_message::{self, Message};
-use crate::tracer::{Guardian, Told, Undo};
+use crate::tracer::{Guardian, Told, Undo, fault};
 
 /// What is looked at at once, at first, bytes.
 const ROOM: usize = 1 << 18;
@@ -92,13 +93,14 @@ impl Reader {
             told.push(self.tell(socket, option, was)?);
             before.push((option, was, value));
         }
-        let set = before
+        let done = before
             .iter()
-            .try_for_each(|&(option, _, value)| socket_option::set(socket, option, value));
-        let seen = set.and_then(|()| look(socket));
+            .try_for_each(|&(option, _, value)| set(socket, option, value));
+        let seen = done.and_then(|()| look(socket));
         for (option, was, _) in before {
-            socket_option::set(socket, option, was)?;
+            set(socket, option, was)?;
         }
+        fault::point(fault::Kind::Queue);
         for told in told {
             self.guardian.as_mut().map_or(Ok(()), |g| g.forget(told))?;
         }
@@ -129,6 +131,11 @@ impl Reader {
     }
 }
 
+fn set(socket: &OwnedFd, option: i32, value: i32) -> io::Result<()> {
+    fault::point(fault::Kind::Queue);
+    socket_option::set(socket, option, value)
+}
+
 /// What poll(2) tells at once.
 pub(super) fn events(socket: &OwnedFd) -> io::Result<PollFlags> {
     let mut fds = [PollFd::new(socket, PollFlags::IN | PollFlags::PRI)];
@@ -148,6 +155,7 @@ fn records(socket: &OwnedFd, mut room: usize) -> io::Result<Vec<Message>> {
     let mut records: Vec<Message> = Vec::new();
     let mut at = 0_usize;
     while let Some(message) = unix_message::receive(socket, room, libc::MSG_PEEK)? {
+        fault::point(fault::Kind::Queue);
         if message.flags & libc::MSG_TRUNC != 0 {
             room *= 2;
             socket_option::set(socket, libc::SO_PEEK_OFF, offset(at)?)?;
@@ -171,6 +179,7 @@ fn pieces(socket: &OwnedFd, queued: usize) -> io::Result<Vec<Message>> {
         let Some(message) = unix_message::receive(socket, queued, libc::MSG_PEEK)? else {
             break;
         };
+        fault::point(fault::Kind::Queue);
         let len = message.bytes.len();
         if len == 0 {
             break;
@@ -242,6 +251,39 @@ fn finish_stream(
         }),
         false => Err("its queue cannot be looked at whole"),
     })
+}
+
+/// Memory that records take of who has sent them, bytes. It is the same each
+/// time a record of that length is sent; 0 where it cannot be sent here.
+pub(super) fn memory(kind: UnixSocketKind, records: &[Message]) -> io::Result<u64> {
+    let mut by_length = HashMap::new();
+    let mut sum = 0;
+    for record in records {
+        let len = record.bytes.len();
+        let known = by_length.get(&len).copied();
+        let memory = match known {
+            Some(memory) => memory,
+            None => memory_of_one(kind, &record.bytes)?,
+        };
+        by_length.insert(len, memory);
+        sum += u64::from(memory);
+    }
+    Ok(sum)
+}
+
+fn memory_of_one(kind: UnixSocketKind, record: &[u8]) -> io::Result<u32> {
+    let (one, _other) = pair(kind)?;
+    let size = i32::try_from(record.len()).unwrap_or(i32::MAX);
+    // Where this is not allowed the record may still fit.
+    let _ = socket_option::set(&one, libc::SO_SNDBUFFORCE, size.saturating_add(4096));
+    let message = unix_message::Outgoing {
+        bytes: record,
+        ..Default::default()
+    };
+    match unix_message::send(&one, &message) {
+        Ok(()) => socket_option::unread(&one),
+        Err(_) => Ok(0),
+    }
 }
 
 /// A pair of ours.

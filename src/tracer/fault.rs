@@ -1,7 +1,7 @@
 //! Points at which a test kills icecore: `ICECORE_FAULT=KIND:N` in the
 //! environment makes it end itself with SIGKILL right before its Nth ptrace
-//! request (`ptrace`), its Nth step of writing (`write`) or its Nth change of the
-//! network (`network`), and fails its Nth step
+//! request (`ptrace`), its Nth step of writing (`write`) or of looking at queues of
+//! sockets (`queue`), or its Nth change of the network (`network`), and fails its Nth step
 //! of rebuilding a task (`restore`). Only in builds with debug assertions;
 //! elsewhere the points are nothing.
 
@@ -14,6 +14,8 @@ pub enum Kind {
     Write,
     /// Changes of the network, before and after each.
     Network,
+    /// Steps of looking at queues of sockets.
+    Queue,
     /// Steps of rebuilding a task.
     Restore,
 }
@@ -60,6 +62,7 @@ fn wanted() -> Option<(Kind, u64)> {
         "ptrace" => Kind::Ptrace,
         "write" => Kind::Write,
         "network" => Kind::Network,
+        "queue" => Kind::Queue,
         "restore" => Kind::Restore,
         _ => return None,
     };

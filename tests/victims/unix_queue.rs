@@ -28,6 +28,11 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("unix-credentials", credentials),
         Victim::new("unix-passcred", passcred),
         Victim::new("unix-peek-offset", peek_offset),
+        Victim::refused(
+            "unix-empty-records-seen",
+            "empty records that were looked at before",
+            seen,
+        ),
     ]
 }
 
@@ -83,6 +88,39 @@ fn empty(stage: &mut Stage) -> Result<(), String> {
             gets("no more", other, Err(Errno::AGAIN))?;
         }
     }
+}
+
+/// One that was looked at already.
+fn seen(stage: &mut Stage) -> Result<(), String> {
+    let (one, other) = make(SEQPACKET, CLOEXEC)?;
+    let records = [&b"one"[..], b"", b"two"];
+    for record in records {
+        put(&one, record)?;
+    }
+    set_peek_offset(&other, 0)?;
+    for record in records {
+        let mut bytes = [0; 9];
+        let (n, _) = recv(&other, &mut bytes[..], RecvFlags::PEEK).map_err(text("peek"))?;
+        same("looked at", &bytes[..n], record)?;
+    }
+    set_peek_offset(&other, -1)?;
+    while stage.next()? {}
+    for record in records {
+        gets("record", &other, Ok(record))?;
+    }
+    Ok(())
+}
+
+fn set_peek_offset(socket: &OwnedFd, offset: i32) -> Result<(), String> {
+    use std::os::fd::AsRawFd;
+    let args = [
+        socket.as_raw_fd() as u64,
+        libc::SOL_SOCKET as u64,
+        libc::SO_PEEK_OFF as u64,
+        crate::sys::at(&offset),
+        4,
+    ];
+    crate::sys::call("SO_PEEK_OFF", libc::SYS_setsockopt, &args).map(drop)
 }
 
 /// Records that outlive who has sent them, read one at a time.
@@ -292,19 +330,8 @@ fn passcred(stage: &mut Stage) -> Result<(), String> {
 
 /// Where looking goes on.
 fn peek_offset(stage: &mut Stage) -> Result<(), String> {
-    use std::os::fd::AsRawFd;
     let (one, other) = make(STREAM, CLOEXEC)?;
-    let set = |offset: i32| {
-        let args = [
-            other.as_raw_fd() as u64,
-            libc::SOL_SOCKET as u64,
-            libc::SO_PEEK_OFF as u64,
-            crate::sys::at(&offset),
-            4,
-        ];
-        crate::sys::call("SO_PEEK_OFF", libc::SYS_setsockopt, &args).map(drop)
-    };
-    set(0)?;
+    set_peek_offset(&other, 0)?;
     put(&one, b"0123456789")?;
     let look = |n: usize| -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; n];
