@@ -13,7 +13,7 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::named;
 use crate::kernel::socket_option;
-use crate::tracer::Undo;
+use crate::tracer::{Undo, fault};
 
 /// What a socket would tell about itself before anything is read.
 pub(super) struct Pending {
@@ -53,8 +53,11 @@ pub(super) fn peek(
         name: libc::SO_PEEK_OFF,
         value: before,
     })?;
+    fault::point(fault::Kind::Network);
     let seen = all(socket);
+    fault::point(fault::Kind::Network);
     socket_option::set(socket, libc::SO_PEEK_OFF, before)?;
+    fault::point(fault::Kind::Network);
     guardian.forget(told)?;
     let mut queue = Vec::new();
     for (from, data) in seen? {

@@ -324,6 +324,14 @@ fn release(
     if ctx.options.after != After::Kill {
         standstill.end();
     }
+    if ctx.options.after == After::Kill
+        && let Err(e) = ctx.change_network(Network::repair_again)
+    {
+        discard(ctx.options);
+        // All of it is undone before the target goes on.
+        ctx.network = Network::default();
+        return Err(e);
+    }
     let released = match ctx.options.after {
         After::Kill => frozen.kill(),
         After::Run => frozen.resume(),
@@ -332,7 +340,7 @@ fn release(
     ctx.stats.frozen_us = micros(since.elapsed());
     released.map_err(|source| DumpError::Release { pid, source })?;
     if ctx.options.after == After::Kill {
-        ctx.keep_network()?;
+        ctx.change_network(Network::keep)?;
     }
     keeper.map_or(Ok(()), |keeper| keeper.target_is_gone().map_err(unkept))
 }
@@ -459,11 +467,16 @@ impl DumpContext<'_> {
         Ok(self.guardian.insert(guardian))
     }
 
-    /// The target has been ended: what was changed of its connections stays.
-    fn keep_network(&mut self) -> Result<(), DumpError> {
+    /// Changes something of the network under the guardian's watch.
+    fn change_network(
+        &mut self,
+        change: fn(&mut Network, &mut Guardian) -> std::io::Result<()>,
+    ) -> Result<(), DumpError> {
         let mut network = std::mem::take(&mut self.network);
-        let kept = self.guardian().and_then(|guardian| network.keep(guardian));
-        kept.map_err(|source| DumpError::Guardian { source })
+        let guardian = self.guardian();
+        let changed = guardian.and_then(|guardian| change(&mut network, guardian));
+        self.network = network;
+        changed.map_err(|source| DumpError::Guardian { source })
     }
 
     /// Notes something that cannot be carried over.

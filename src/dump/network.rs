@@ -25,6 +25,8 @@ const OFF: i32 = -1;
 pub(super) struct Network {
     locks: Vec<Lock>,
     repaired: Vec<Repaired>,
+    /// Sockets that have left repair and will be put into it again.
+    resting: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -97,15 +99,33 @@ impl Network {
         self.repaired.iter().map(|repaired| &repaired.socket)
     }
 
-    /// Undoes everything: the target goes on.
-    pub(super) fn let_go(&mut self, guardian: &mut Guardian) -> io::Result<()> {
+    /// Takes all sockets out of repair once they have been read: if icecore is
+    /// killed, the target is let go a moment before the guardian has acted. The
+    /// locks see to it that nothing changes meanwhile.
+    pub(super) fn rest(&mut self, guardian: &mut Guardian) -> io::Result<()> {
         for repaired in self.repaired.drain(..) {
             repaired.undo()?;
             fault::point(fault::Kind::Network);
             for told in repaired.told {
                 guardian.forget(told)?;
             }
+            self.resting.push(repaired.socket);
         }
+        Ok(())
+    }
+
+    /// Puts them into repair again, so that they vanish silently with the target.
+    pub(super) fn repair_again(&mut self, guardian: &mut Guardian) -> io::Result<()> {
+        for socket in std::mem::take(&mut self.resting) {
+            self.repair(guardian, socket)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes everything: the target goes on.
+    pub(super) fn let_go(&mut self, guardian: &mut Guardian) -> io::Result<()> {
+        self.rest(guardian)?;
+        self.resting.clear();
         for lock in self.locks.drain(..) {
             nft::unlock(&lock.table)?;
             fault::point(fault::Kind::Network);

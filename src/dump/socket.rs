@@ -47,7 +47,7 @@ pub(super) fn describe(socket: OwnedFd, pid: u32) -> Said {
         AddressFamily::INET6 => "IPv6",
         AddressFamily::NETLINK => "netlink",
         AddressFamily::PACKET => "packet",
-        _ => "other",
+        other => named_family(other),
     };
     let kind = match sockopt::socket_type(&socket) {
         Ok(SocketType::STREAM) => "stream",
@@ -71,6 +71,22 @@ pub(super) fn describe(socket: OwnedFd, pid: u32) -> Said {
             }
             None => "let the program close it".to_owned(),
         },
+    }
+}
+
+fn named_family(family: AddressFamily) -> &'static str {
+    match i32::from(family.as_raw()) {
+        libc::AF_VSOCK => "vsock",
+        libc::AF_BLUETOOTH => "bluetooth",
+        libc::AF_CAN => "CAN",
+        libc::AF_ALG => "alg (kernel crypto)",
+        libc::AF_XDP => "XDP",
+        libc::AF_TIPC => "TIPC",
+        libc::AF_KEY => "key management",
+        libc::AF_PPPOX => "PPP",
+        libc::AF_RDS => "RDS",
+        libc::AF_NFC => "NFC",
+        _ => "other",
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::DumpError;
 use crate::kernel::inet_diag::{self, InetSocket};
 use crate::kernel::{nft, socket_option, socket_options};
 use crate::options::After;
-use crate::tracer::{Guardian, Undo};
+use crate::tracer::{Guardian, Undo, fault};
 
 const TCP: i32 = libc::IPPROTO_TCP;
 const TCP_INFO: i32 = 11;
@@ -151,6 +151,7 @@ pub(super) fn received(guardian: &mut Guardian, socket: &OwnedFd) -> io::Result<
     let seen = rustix::io::ioctl_fionread(socket)
         .map_err(io::Error::from)
         .and_then(|queued| peek(socket, queued as usize));
+    fault::point(fault::Kind::Network);
     socket_option::set(socket, libc::SO_PEEK_OFF, offset)?;
     guardian.forget(told)?;
     seen
@@ -214,8 +215,9 @@ fn read_locked(ctx: &mut DumpContext<'_>, unread: Vec<Unread>) -> io::Result<()>
     for socket in network.repaired() {
         found.push(read(guardian, socket)?);
     }
-    if goes_on {
-        network.let_go(guardian)?;
+    match goes_on {
+        true => network.let_go(guardian)?,
+        false => network.rest(guardian)?,
     }
     ctx.network = network;
     for ((id, peer, other), mut connection) in who.into_iter().zip(found) {

@@ -1,13 +1,14 @@
 //! The kill sweep: icecore is killed at its Nth ptrace request, for every N,
-//! and at every step of writing; each time its target must go on unharmed and
-//! nothing of icecore's may be left. Beside it other things that may happen to
-//! a dump (`stress`). This program is also the targets: with
+//! every step of writing and every change of the network; each time its target
+//! must go on unharmed and nothing of icecore's may be left. Beside it other
+//! things that may happen to a dump (`stress`). This program is also the targets: with
 //! `ICECORE_SWEEP_VICTIM` it plays the victim of that name.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // results, and logs of victims
 #![allow(clippy::type_complexity)] // tables of functions
 
 #[path = "../common/mod.rs"]
 mod common;
+mod connected;
 mod forking;
 mod memory_limit;
 mod registers;

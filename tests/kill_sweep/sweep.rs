@@ -26,7 +26,7 @@ pub(crate) fn run(name: &str, options: &[&str]) -> Result<(), String> {
     let images = dir.path().join("image");
     let started = Instant::now();
     let mut points = Vec::new();
-    for kind in ["ptrace", "write"] {
+    for kind in ["ptrace", "write", "network"] {
         points.push(sweep(&mut victim, &images, kind, options)?);
     }
     let remains = children(&victim)?.len();
@@ -38,9 +38,10 @@ pub(crate) fn run(name: &str, options: &[&str]) -> Result<(), String> {
         return Err(format!("{eintrs} EINTR where {ALLOWED_EINTRS} are allowed"));
     }
     println!(
-        "kill sweep {name} {options:?}: {} ptrace points, {} write points, 0 losses, {} EINTR, {:.1} s",
+        "kill sweep {name} {options:?}: {} ptrace points, {} write points, {} network points, 0 losses, {} EINTR, {:.1} s",
         points[0],
         points[1],
+        points[2],
         eintrs,
         started.elapsed().as_secs_f32(),
     );

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::registers;
+use crate::{connected, registers};
 
 type Act = fn() -> Result<(), String>;
 
@@ -22,6 +22,7 @@ pub(crate) const ALL: &[(&str, Act)] = &[
     ("threads", threads),
     ("memory", memory),
     ("without_vdso", without_vdso),
+    ("connected", connected::speak),
     ("tree", tree),
 ];
 
