@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::DumpContext;
+use super::members::Members;
 use crate::blocker::Place;
 use crate::kernel::kcmp::{self, Object};
 use crate::kernel::proc_text;
 use crate::kernel::stat::Stat;
-use crate::kernel::status::Status;
 use crate::tracer::{Frozen, FrozenTask};
 
 /// Which objects the tasks have, by index of the task.
@@ -55,31 +55,56 @@ fn shares(ids: Vec<u32>) -> Vec<Share> {
     ids.into_iter().map(share).collect()
 }
 
-/// Notes processes outside that share memory, descriptors or other state with a
-/// task of the dump, or are traced by one, and sessions that are led from
-/// outside.
-pub(super) fn check(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
-    note_sessions(ctx, frozen)?;
-    let ours = Sorted::of(&frozen.tasks)?;
+/// What binds a task of the dump to a process outside.
+#[derive(Debug)]
+pub(super) struct Bond {
+    /// The task.
+    pid: u32,
+    problem: String,
+    help: Option<&'static str>,
+}
+
+/// Looks for processes outside that share memory, descriptors or other state
+/// with a task of the dump, or are traced by one. It takes as long as there are
+/// processes: other things may be done meanwhile.
+pub(super) fn find_bonds(members: &Members, ours: &Sorted) -> io::Result<Vec<Bond>> {
+    let mut bonds = Vec::new();
     for other in proc_text::processes()? {
-        if ctx.members.has_process(other) {
+        if members.has_process(other) {
             continue;
         }
-        block_shared(ctx, &ours, other);
-        // A process that is gone meanwhile traces and is traced no more.
-        if let Some(tracer) = Status::read(other).ok().map(|s| s.tracer)
-            && let Some(pid) = ctx.members.task_of(tracer)
+        bonds.extend(shared(ours, other));
+        if let Some(tracer) = tracer(other)
+            && let Some(pid) = members.task_of(tracer)
         {
-            let problem = format!("it traces {} with ptrace", name(other));
-            ctx.block(Place::Task { pid }, problem, None);
+            bonds.push(Bond {
+                pid,
+                problem: format!("it traces {} with ptrace", name(other)),
+                help: None,
+            });
         }
     }
-    Ok(())
+    Ok(bonds)
+}
+
+/// Who traces a process: one that is gone meanwhile is traced no more. (Asked of
+/// every process there is, so nothing else of `status` is looked at.)
+fn tracer(pid: u32) -> Option<u32> {
+    let status = proc_text::read(pid, "status").ok()?;
+    let field = proc_text::words(proc_text::field(&status, "TracerPid")?).next()?;
+    proc_text::number(field)
+}
+
+/// Notes what was found.
+pub(super) fn note_bonds(ctx: &mut DumpContext<'_>, bonds: Vec<Bond>) {
+    for Bond { pid, problem, help } in bonds {
+        ctx.block(Place::Task { pid }, problem, help);
+    }
 }
 
 /// A task whose session is led from outside wakes up in the session of whoever
 /// restores it: said aloud, unless `-j` says that it is known.
-fn note_sessions(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
+pub(super) fn note_sessions(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
     let mut said = BTreeSet::new();
     for task in &frozen.tasks {
         let sid = Stat::read(task.a_tid())?.sid;
@@ -108,10 +133,12 @@ const OBJECTS: [(Object, &str); 4] = [
 
 /// The tasks of the dump, each as a thread and its pid, in the kernel's order of
 /// each kind of object.
-struct Sorted([Vec<(u32, u32)>; 4]);
+#[derive(Debug)]
+pub(super) struct Sorted([Vec<(u32, u32)>; 4]);
 
 impl Sorted {
-    fn of(tasks: &[FrozenTask]) -> io::Result<Self> {
+    /// Finds out.
+    pub(super) fn of(tasks: &[FrozenTask]) -> io::Result<Self> {
         let mut failure = None;
         let sorted = OBJECTS.map(|(object, _)| {
             let mut ours: Vec<_> = tasks.iter().map(|t| (t.a_tid(), t.pid)).collect();
@@ -147,7 +174,7 @@ impl Sorted {
     }
 }
 
-fn block_shared(ctx: &mut DumpContext<'_>, ours: &Sorted, other: u32) {
+fn shared(ours: &Sorted, other: u32) -> impl Iterator<Item = Bond> {
     let mut common: Vec<(u32, Vec<&str>)> = Vec::new();
     for (kind, (_, what)) in OBJECTS.iter().enumerate() {
         let Some(pid) = ours.partner(kind, other) else {
@@ -158,15 +185,15 @@ fn block_shared(ctx: &mut DumpContext<'_>, ours: &Sorted, other: u32) {
             None => common.push((pid, vec![what])),
         }
     }
-    for (pid, what) in common {
-        let problem = format!(
+    common.into_iter().map(move |(pid, what)| Bond {
+        pid,
+        problem: format!(
             "it shares {} with {}, outside the dump",
             what.join(", "),
             name(other)
-        );
-        let help = "dump a tree that holds both";
-        ctx.block(Place::Task { pid }, problem, Some(help));
-    }
+        ),
+        help: Some("dump a tree that holds both"),
+    })
 }
 
 /// `pid 12 (sleep)`.

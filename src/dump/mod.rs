@@ -218,6 +218,42 @@ fn copy_frozen(
     Ok(rest)
 }
 
+/// Looks for what binds the tasks to processes outside while `operation` goes on
+/// with them.
+fn with_bonds(
+    frozen: &Frozen,
+    operation: impl FnOnce() -> Result<(), DumpError>,
+) -> Result<std::io::Result<Vec<kin::Bond>>, DumpError> {
+    let members = Members::of(frozen);
+    let ours = kin::Sorted::of(&frozen.tasks);
+    let look = || kin::find_bonds(&members, ours.as_ref().map_err(|e| e.kind())?);
+    std::thread::scope(|scope| {
+        let other = std::thread::Builder::new().spawn_scoped(scope, look);
+        operation()?;
+        Ok(match other.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(bonds)) => bonds,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // There is no thread to be had.
+            Err(_) => look(),
+        })
+    })
+}
+
+/// Describes what can be seen of the tasks from outside.
+fn collect(ctx: &mut DumpContext<'_>, frozen: &Frozen, sharing: &Sharing) -> Result<(), DumpError> {
+    for (task, mm) in frozen.tasks.iter().zip(&sharing.mms) {
+        if mm.first {
+            memory::collect(ctx, task)?;
+        }
+    }
+    descriptors::collect(ctx, &frozen.tasks, sharing)?;
+    for (index, task) in frozen.tasks.iter().enumerate() {
+        let state = state::collect(ctx, task, state::Shared::of(sharing, index))?;
+        ctx.tables.tasks.push(state);
+    }
+    zombie::collect(ctx, &frozen.zombies)
+}
+
 /// Describes everything and notes every blocker.
 fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpError> {
     let watch = Stopwatch::start();
@@ -228,19 +264,10 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
         source,
     };
     let sharing = Sharing::of(&frozen.tasks).map_err(relatives)?;
-    kin::check(ctx, frozen).map_err(relatives)?;
+    kin::note_sessions(ctx, frozen).map_err(relatives)?;
+    let bonds = with_bonds(frozen, || collect(ctx, frozen, &sharing))?;
+    kin::note_bonds(ctx, bonds.map_err(relatives)?);
     namespaces::check_clocks(ctx, &frozen.tasks).map_err(relatives)?;
-    for (task, mm) in frozen.tasks.iter().zip(&sharing.mms) {
-        if mm.first {
-            memory::collect(ctx, task)?;
-        }
-    }
-    descriptors::collect(ctx, &frozen.tasks, &sharing)?;
-    for (index, task) in frozen.tasks.iter().enumerate() {
-        let state = state::collect(ctx, task, state::Shared::of(&sharing, index))?;
-        ctx.tables.tasks.push(state);
-    }
-    zombie::collect(ctx, &frozen.zombies)?;
     cgroup::collect(ctx)?;
     let read = std::mem::take(&mut ctx.unix_queues).finish();
     read.map_err(|source| DumpError::Guardian { source })?;
