@@ -26,7 +26,7 @@ pub(crate) fn measure(size: u64, dir: &Path) -> Outcome<Vec<(&'static str, u64)>
     all.push(("write", write(&portion, portions, &path, 0)?));
     all.push(("read into fresh memory", read(size, &path)?));
     std::fs::remove_file(&path)?;
-    // A tmpfs has none.
+    // Not every file system has it.
     if let Ok(us) = write(&portion, portions, &path, libc::O_DIRECT) {
         all.push(("write O_DIRECT", us));
     }
