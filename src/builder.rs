@@ -1,6 +1,7 @@
 //! Dumps and restores as a program writes them down: what is wanted, step by
 //! step, then [`run`](Dump::run).
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::blocker::Blocker;
 use crate::error::{DumpError, RestoreError};
 use crate::observer::{Cancel, Observer};
 use crate::options::{
-    After, CgroupMode, CgroupProperties, CgroupRoot, DumpOptions, PidPolicy, RestoreOptions,
-    TcpPolicy,
+    After, CgroupMode, CgroupProperties, CgroupRoot, DumpOptions, Inherited, PidPolicy,
+    RestoreOptions, TcpPolicy,
 };
 use crate::outside::OutsideRule;
 use crate::stats::{self, DUMP_STATS, DumpReport, RESTORE_STATS, RestoreReport};
@@ -242,6 +243,14 @@ impl Restore {
     /// Where hierarchies of cgroups are found: a directory with one for each.
     pub fn cgroup_yard(mut self, dir: impl Into<PathBuf>) -> Self {
         self.options.cgroups.yard = Some(dir.into());
+        self
+    }
+
+    /// Gives the process a descriptor of the caller's instead of the one of its
+    /// own that `key` names (see [`Inherited`]).
+    pub fn inherit(mut self, key: impl Into<String>, fd: OwnedFd) -> Self {
+        let (key, fd) = (key.into(), Arc::new(fd));
+        self.options.inherit.push(Inherited { key, fd });
         self
     }
 

@@ -39,7 +39,8 @@ pub use icecore_images as images;
 pub use observer::{Cancel, Moment, Observer, Progress, Stage, Unobserved};
 pub use options::{
     After, CgroupMode, CgroupOptions, CgroupProperties, CgroupRoot, CgroupSelection,
-    CgroupSpecError, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, PidPolicy, RestoreOptions,
+    CgroupSpecError, DEFAULT_GHOST_LIMIT, DEFAULT_TIMEOUT, DumpOptions, Inherited, PidPolicy,
+    RestoreOptions,
 };
 pub use outside::{OutsideKind, OutsideMatch, OutsidePolicy, OutsideRule, OutsideRules};
 pub use stats::{DUMP_STATS, DumpReport, DumpStats, RESTORE_STATS, RestoreReport, RestoreStats};

@@ -3,6 +3,7 @@
 mod cgroup;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +139,8 @@ pub struct RestoreOptions {
     /// What becomes of connections to the outside, where it is another than the
     /// dump has said.
     pub outside: OutsideRules,
+    /// Descriptors of the caller's in place of descriptions of the image.
+    pub inherit: Vec<Inherited>,
     /// Worker threads that fill pages.
     pub threads: Option<usize>,
     /// What becomes of cgroups.
@@ -163,12 +166,24 @@ impl RestoreOptions {
             dry_run: false,
             forward_vdso: false,
             outside: OutsideRules::default(),
+            inherit: Vec::new(),
             threads: None,
             cgroups: CgroupOptions::default(),
             observer: Arc::new(Unobserved),
             cancel: Cancel::new(),
         }
     }
+}
+
+/// A descriptor of the caller's that a restored task gets instead of its own.
+#[derive(Debug, Clone)]
+pub struct Inherited {
+    /// Which of the task's: `pipe:[INODE]` or `socket:[INODE]` as
+    /// `/proc/PID/fd` showed it, `tty[RDEV:DEV]` in hexadecimal, or the path of
+    /// a file, with or without its first slash.
+    pub key: String,
+    /// What it gets.
+    pub fd: Arc<OwnedFd>,
 }
 
 /// Which pids a restored task gets.

@@ -36,14 +36,6 @@ pub(crate) struct LaterDump {
     engine: Option<String>,
 }
 
-/// Options of later versions of `restore`.
-#[derive(Debug, Args)]
-pub(crate) struct LaterRestore {
-    #[arg(long, hide = true, value_name = "fd[N]:KEY")]
-    inherit_fd: Vec<String>,
-}
-
-const CONNECTIONS: &str = "connections to processes outside the dump";
 const INCREMENTS: &str = "incremental images";
 const SPEED: &str = "live dumps and other ways to copy pages";
 
@@ -57,13 +49,6 @@ impl LaterDump {
             (self.compress.is_some(), "--compress", SPEED),
             (self.engine.is_some(), "--engine", SPEED),
         ])
-    }
-}
-
-impl LaterRestore {
-    /// An error if any of them was given.
-    pub(crate) fn refuse(&self) -> Result<(), CliError> {
-        refuse_given(&[(!self.inherit_fd.is_empty(), "--inherit-fd", CONNECTIONS)])
     }
 }
 

@@ -1,7 +1,11 @@
 //! Options about connections to the outside.
 
+use std::sync::Arc;
+
 use clap::Args;
 
+use crate::kernel::inherited;
+use crate::options::Inherited;
 use crate::outside::{OutsideKind, OutsideMatch, OutsidePolicy, OutsideRule, OutsideRules};
 
 /// Options that dump and restore have in common.
@@ -48,6 +52,21 @@ pub(crate) fn external(text: &str) -> Result<OutsideRule, String> {
     Ok(OutsideRule {
         of: OutsideMatch::UnixSocket(inode),
         policy: OutsidePolicy::Auto,
+    })
+}
+
+/// `--inherit-fd fd[N]:KEY`.
+pub(crate) fn inherited(text: &str) -> Result<Inherited, String> {
+    let split = text
+        .strip_prefix("fd[")
+        .and_then(|rest| rest.split_once("]:"));
+    let (number, key) = split.ok_or("write fd[N]:KEY")?;
+    let number = number.parse().map_err(|_| "N must be a number")?;
+    let fd = inherited::duplicate(number)
+        .map_err(|e| format!("descriptor {number} of this process: {e}"))?;
+    Ok(Inherited {
+        key: key.to_owned(),
+        fd: Arc::new(fd),
     })
 }
 

@@ -9,12 +9,12 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::cgroup::CgroupArgs;
 use super::common::Common;
-use super::later::{self, LaterRestore};
-use super::outside::OutsideArgs;
+use super::later;
+use super::outside::{self, OutsideArgs};
 use super::{CliError, signals};
 use crate::builder::Restore;
 use crate::observer::Cancel;
-use crate::options::{PidPolicy, RestoreOptions};
+use crate::options::{Inherited, PidPolicy, RestoreOptions};
 
 /// Wake a process up from its image
 ///
@@ -87,11 +87,14 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     outside: OutsideArgs,
 
-    #[command(flatten)]
-    cgroups: CgroupArgs,
+    /// Give the process descriptor N of this one instead of the one of its own
+    /// that KEY names: pipe:[INODE], socket:[INODE], tty[RDEV:DEV], or the path
+    /// of a file
+    #[arg(long, value_name = "fd[N]:KEY", value_parser = outside::inherited)]
+    inherit_fd: Vec<Inherited>,
 
     #[command(flatten)]
-    later: LaterRestore,
+    cgroups: CgroupArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -125,7 +128,6 @@ enum Clock {
 impl RestoreArgs {
     /// Wakes the process up.
     pub(crate) fn run(&self, common: &Common) -> Result<ExitCode, CliError> {
-        self.later.refuse()?;
         if self.pages == Pages::Lazy {
             return Err(later::not_yet("--pages lazy", "pages served on demand"));
         }
@@ -166,6 +168,7 @@ impl RestoreArgs {
             dry_run: self.dry_run,
             forward_vdso: self.forward_vdso,
             outside: self.outside.rules(),
+            inherit: self.inherit_fd.clone(),
             threads: self.threads.map(usize::from),
             cgroups: self.cgroups.options(),
             observer: common.observer(),

@@ -23,7 +23,7 @@ use super::DumpContext;
 use super::descriptor::Descriptor;
 use super::descriptors::Collection;
 use super::outside::{self, Holder};
-use super::{oom, socket, unix};
+use super::{oom, socket, tcp_outside, unix};
 use crate::error::DumpError;
 use crate::kernel::unix_diag;
 use crate::options::After;
@@ -109,19 +109,26 @@ pub(super) fn socket(
 ) -> Result<Option<FileKind>, DumpError> {
     let d = &all.descriptors[at];
     let duplicate = d.duplicate()?;
-    let Some((mut end, peer)) = unix_connection(ctx, all, d, &duplicate) else {
+    if let Some(of_tcp) = tcp_outside::connection(d, &duplicate) {
+        return tcp_outside::describe(ctx, all, at, of_tcp);
+    }
+    let Some(mut end) = unix_connection(ctx, all, d, &duplicate) else {
         return outside::refuse_socket(ctx, d);
     };
-    let closed = unix::as_if_closed(ctx, all, d, &duplicate, end.kind);
-    let closed = closed.map_err(|e| d.error("socket", e))?;
+    let closed = match end.shared {
+        true => Err("somebody outside has the socket itself".to_owned()),
+        false => unix::as_if_closed(ctx, all, d, &duplicate, end.unix.kind)
+            .unwrap_or_else(|e| Err(format!("its state cannot be read: {e}"))),
+    };
     let said = socket::describe(
         duplicate.try_clone().map_err(|e| d.error("copy", e))?,
         d.pid,
     );
-    let problem = match peer.as_slice() {
-        [] => format!("{}; its other end is out of sight", said.problem),
+    let what = if end.shared { "it" } else { "its other end" };
+    let problem = match end.holders.as_slice() {
+        [] => format!("{}; {what} is out of sight", said.problem),
         some => format!(
-            "{}; its other end is held by {}, outside the dump",
+            "{}; {what} is held by {}, outside the dump",
             said.problem,
             outside::list(some)
         ),
@@ -133,20 +140,21 @@ pub(super) fn socket(
     let said = Said {
         problem: &problem,
         options: Options {
-            reconnect: read.and_then(|()| may_reconnect(&end.peer)),
+            reconnect: read.and_then(|()| may_reconnect(&end.unix.peer)),
             close: read,
         },
     };
     let decided = decide(ctx, &d.place, OutsideKind::Unix, d.meta.ino(), &said);
-    end.closed = closed.ok();
+    end.unix.closed = closed.ok();
     Ok(decided.map(|policy| {
-        let end = ConnectionEnd::Unix(end);
+        let end = ConnectionEnd::Unix(end.unix);
         let id = all.descriptions[at];
         FileKind::Connection(carry(ctx, id, policy, end, duplicate))
     }))
 }
 
-fn carry(
+/// A connection that is carried so: where it is to be kept, the keeper gets it.
+pub(super) fn carry(
     ctx: &mut DumpContext<'_>,
     id: DescriptionId,
     policy: ConnectionPolicy,
@@ -163,14 +171,22 @@ fn carry(
     ConnectionState { policy, kept, end }
 }
 
-/// The other end of a unix socket outside of the dump, and who holds it.
-/// `None`: there is none.
+/// A unix socket that is connected to one outside, or is held there itself.
+struct UnixEnd {
+    unix: UnixConnection,
+    /// Who holds the other end.
+    holders: Vec<Holder>,
+    /// They hold this very socket, or the other end inside the dump.
+    shared: bool,
+}
+
+/// `None`: neither.
 fn unix_connection(
     ctx: &DumpContext<'_>,
     all: &Collection,
     d: &Descriptor,
     socket: &OwnedFd,
-) -> Option<(UnixConnection, Vec<Holder>)> {
+) -> Option<UnixEnd> {
     if sockopt::socket_domain(socket).ok()? != AddressFamily::UNIX {
         return None;
     }
@@ -181,23 +197,34 @@ fn unix_connection(
         _ => return None,
     };
     let inode = u32::try_from(d.meta.ino()).ok()?;
-    let peer = unix_diag::lookup(inode)
-        .ok()?
-        .peer
-        .filter(|&peer| peer != 0)?;
-    if all.inside(peer).is_some() {
-        return None;
-    }
-    let name = format!("socket:[{peer}]");
-    let key = (d.meta.dev(), u64::from(peer));
-    let mut holders = outside::holders(&[(key, &name)], &ctx.members, &HashSet::new());
+    let peer = unix_diag::lookup(inode).ok()?.peer;
+    let peer = peer.filter(|&peer| peer != 0);
+    let inside = peer.and_then(|peer| all.inside(peer));
+    let shared = [Some(d), inside.map(|at| &all.descriptors[at])];
+    let held = |d: &Descriptor| all.socket_holders.as_ref()?.get(&d.key()).cloned();
+    let shared = shared.into_iter().flatten().find_map(held);
     let unix = UnixConnection {
         inode: inode.into(),
         kind,
         peer: name_of_peer(socket),
         closed: None,
     };
-    Some((unix, holders.remove(&key).unwrap_or_default()))
+    if let Some(holders) = shared {
+        return Some(UnixEnd {
+            unix,
+            holders,
+            shared: true,
+        });
+    }
+    let peer = peer.filter(|_| inside.is_none())?;
+    let name = format!("socket:[{peer}]");
+    let key = (d.meta.dev(), u64::from(peer));
+    let mut holders = outside::holders(&[(key, &name)], &ctx.members, &HashSet::new());
+    Some(UnixEnd {
+        unix,
+        holders: holders.remove(&key).unwrap_or_default(),
+        shared: false,
+    })
 }
 
 /// Whether there is an address that leads to the other end from anywhere.

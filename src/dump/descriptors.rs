@@ -216,7 +216,7 @@ fn describe(
     match d.format() {
         libc::S_IFSOCK => socket::carry(ctx, all, at),
         libc::S_IFIFO => pipe::describe(ctx, all, at),
-        libc::S_IFCHR => device::describe(ctx, d),
+        libc::S_IFCHR => device::describe(ctx, all, at),
         _ if proc_file::is_one(d) => proc_file::describe(ctx, d),
         libc::S_IFDIR => directory::describe(ctx, d),
         libc::S_IFREG => memfd::describe(ctx, d),

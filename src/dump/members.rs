@@ -34,6 +34,11 @@ impl Members {
         members
     }
 
+    /// All tasks, in no order.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.pids.iter().copied()
+    }
+
     /// Whether `pid` is a task of the dump, alive or not.
     pub(crate) fn has_process(&self, pid: u32) -> bool {
         self.pids.contains(&pid)

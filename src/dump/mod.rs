@@ -56,7 +56,9 @@ mod socket;
 mod socket_state;
 pub(crate) mod state;
 mod tcp;
+mod tcp_outside;
 mod timerfd;
+mod tty;
 mod vma;
 
 mod creds;

@@ -98,28 +98,17 @@ pub(super) fn refuse_socket(
     Ok(None)
 }
 
-/// A terminal, or a device that carries state.
+/// A device that carries state.
 pub(super) fn refuse_device(
     ctx: &mut DumpContext<'_>,
     d: &Descriptor,
 ) -> Result<Option<FileKind>, DumpError> {
     let (major, minor) = (libc::major(d.meta.rdev()), libc::minor(d.meta.rdev()));
-    // VT and serial lines, /dev/tty and friends, pty masters and slaves.
-    let terminal = matches!(major, 4 | 5 | 128..=143 | 204 | 229);
-    let (problem, help) = match terminal {
-        true => (
-            format!("terminal {}: its other end is outside the dump", named(d)),
-            "--outside tty=keep|close|auto (not supported yet), or start the program with its \
-             descriptors 0, 1 and 2 redirected",
-        ),
-        false => (
-            format!(
-                "character device {} ({major}:{minor}) carries state",
-                named(d)
-            ),
-            "let the program close it",
-        ),
-    };
+    let problem = format!(
+        "character device {} ({major}:{minor}) carries state",
+        named(d)
+    );
+    let help = "let the program close it";
     d.refuse(ctx, problem, Some(help));
     Ok(None)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Lets no program started from now on inherit any descriptor of this process
 /// but the standard streams.
@@ -41,6 +41,22 @@ pub fn is_open(fd: u32) -> io::Result<()> {
     match open {
         true => Ok(()),
         false => Err(io::Error::from_raw_os_error(libc::EBADF)),
+    }
+}
+
+/// A descriptor of our own for what descriptor `fd` of this process is, which
+/// may be one of the standard streams.
+///
+/// # Errors
+/// EBADF where it is not open.
+pub fn duplicate(fd: u32) -> io::Result<OwnedFd> {
+    let number = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: duplicates a descriptor if it is open, which nothing else sees.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    match copy {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just given us this descriptor.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
     }
 }
 

@@ -17,6 +17,11 @@ pub(crate) struct Stat {
     pub(crate) pgid: u32,
     /// Field 6.
     pub(crate) sid: u32,
+    /// Field 7: device number of its controlling terminal, in the kernel's own
+    /// form; 0: none.
+    pub(crate) tty: u32,
+    /// Field 8: the foreground process group of that.
+    pub(crate) foreground: u32,
     /// Field 9: PF_* of the kernel.
     pub(crate) flags: u64,
     /// Fields 14 to 17, clock ticks.
@@ -69,6 +74,8 @@ impl Stat {
             ppid: narrow(4)?,
             pgid: narrow(5)?,
             sid: narrow(6)?,
+            tty: narrow(7)?,
+            foreground: narrow(8)?,
             flags: wide(9)?,
             times: [wide(14)?, wide(15)?, wide(16)?, wide(17)?],
             start_time: wide(22)?,

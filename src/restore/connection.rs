@@ -9,7 +9,7 @@
 //! it is told that the task runs, and takes that for granted when a restore
 //! that had come so far ends without a word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -20,7 +20,7 @@ use icecore_images::pipe::{PipeEnd, PipeState};
 use icecore_images::{Checkpoint, Image};
 use rustix::fs::OFlags;
 
-use super::{RestoreContext, descriptor_plan, pipe, unix, unix_name};
+use super::{RestoreContext, descriptor_plan, inherit, pipe, tcp_outside, tty, unix, unix_name};
 use crate::blocker::{Obstacle, Place};
 use crate::error::RestoreError;
 use crate::keeper::{Caller, Holdings};
@@ -32,6 +32,8 @@ use crate::outside::{OutsideKind, OutsidePolicy};
 pub(crate) struct Connections {
     keeper: Option<Caller>,
     how: BTreeMap<DescriptionId, How>,
+    /// Terminals of the caller's and the settings they get.
+    terminals: Vec<(OwnedFd, Vec<u8>)>,
     /// Files of sockets that were connected anew.
     made: unix_name::Made,
     obstacles: Vec<Obstacle>,
@@ -53,11 +55,13 @@ pub(super) fn settle(options: &RestoreOptions, image: &mut Image) -> Connections
         options,
         image,
         asked: None,
+        used: BTreeSet::new(),
         done: Connections::default(),
     };
     for at in 0..settling.image.checkpoint.files.len() {
         settling.settle(at);
     }
+    settling.check_all_used();
     settling.done
 }
 
@@ -66,11 +70,16 @@ struct Settling<'a> {
     image: &'a mut Image,
     /// What the keeper has, or why it is of no use.
     asked: Option<Result<Vec<u32>, String>>,
+    /// Descriptors of the caller's that were needed.
+    used: BTreeSet<usize>,
     done: Connections,
 }
 
 impl Settling<'_> {
     fn settle(&mut self, at: usize) {
+        if self.take_from_caller(at) {
+            return;
+        }
         let file = &self.image.checkpoint.files[at];
         let FileKind::Connection(state) = &file.kind else {
             return;
@@ -78,18 +87,20 @@ impl Settling<'_> {
         let (id, state) = (file.id, state.clone());
         let policy = self.policy(&state);
         let tries: &[Try] = match policy {
-            OutsidePolicy::Refuse => &[],
-            OutsidePolicy::Keep => &[Try::Keep],
-            OutsidePolicy::Reconnect => &[Try::Reconnect],
-            OutsidePolicy::Close => &[Try::Close],
-            OutsidePolicy::Auto => &[Try::Keep, Try::Reconnect, Try::Close],
+            None => &[Try::Caller],
+            // The name of a terminal soon is another's.
+            Some(OutsidePolicy::Auto) if matches!(state.end, ConnectionEnd::Tty(_)) => {
+                &[Try::Keep, Try::Close]
+            }
+            Some(policy) => ways(policy),
         };
         let mut problems = Vec::new();
         for attempt in tries {
             let done = match attempt {
                 Try::Keep => self.keep(id, &state),
                 Try::Reconnect => self.reconnect(at, id, &state),
-                Try::Close => self.close(at, &state),
+                Try::Close => self.close(at, id, &state),
+                Try::Caller => self.of_caller(at, id, &state),
             };
             match done {
                 Ok(_) if problems.is_empty() => return,
@@ -120,8 +131,58 @@ impl Settling<'_> {
         });
     }
 
+    /// Puts a descriptor of the caller's in place of what the image says, if
+    /// there is one.
+    fn take_from_caller(&mut self, at: usize) -> bool {
+        let keys = inherit::keys(&self.image.checkpoint, at);
+        let options = self.options;
+        let given = options
+            .inherit
+            .iter()
+            .position(|own| keys.contains(&own.key));
+        let Some(given) = given else {
+            return false;
+        };
+        self.used.insert(given);
+        let file = &mut self.image.checkpoint.files[at];
+        let flags = super::descriptors::open_flags(file.flags);
+        match inherit::open(&options.inherit[given].fd, flags) {
+            Ok(fd) => {
+                file.kind = inherit::kind(file);
+                self.done.how.insert(file.id, How::Fresh(Some(fd)));
+            }
+            Err(e) => {
+                let problem = format!("the descriptor for {} is of no use: {e}", keys[0]);
+                let place = place(&self.image.checkpoint, DescriptionId(at as u32));
+                let help = None;
+                self.done.obstacles.push(Obstacle {
+                    place,
+                    problem,
+                    help,
+                });
+            }
+        }
+        true
+    }
+
+    /// What was given and nobody needs was meant for another image.
+    fn check_all_used(&mut self) {
+        for (i, own) in self.options.inherit.iter().enumerate() {
+            if !self.used.contains(&i) {
+                self.done.obstacles.push(Obstacle {
+                    place: Place::Machine,
+                    problem: format!("no descriptor of the image is {}", own.key),
+                    help: Some("`icecore inspect` shows what there is".to_owned()),
+                });
+            }
+        }
+    }
+
+    /// Kind and inode number.
     fn kind(&self, state: &ConnectionState) -> (OutsideKind, u64) {
         match &state.end {
+            ConnectionEnd::Tcp(tcp) => (OutsideKind::Tcp, tcp.socket.inode),
+            ConnectionEnd::Tty(_) | ConnectionEnd::File(_) => (OutsideKind::Tty, 0),
             ConnectionEnd::Unix(unix) => (OutsideKind::Unix, unix.inode),
             ConnectionEnd::Pipe(id) => (OutsideKind::Pipe, self.pipe(*id).map_or(0, |p| p.inode)),
         }
@@ -131,15 +192,17 @@ impl Settling<'_> {
         self.image.checkpoint.pipes.get(id.0 as usize)
     }
 
-    /// The policy asked for now, else the dump's.
-    fn policy(&self, state: &ConnectionState) -> OutsidePolicy {
+    /// The policy asked for now, else the dump's; `None`: the terminal of the
+    /// caller.
+    fn policy(&self, state: &ConnectionState) -> Option<OutsidePolicy> {
         let (kind, inode) = self.kind(state);
         let asked = self.options.outside.find(kind, inode);
-        asked.unwrap_or(match state.policy {
-            ConnectionPolicy::Keep => OutsidePolicy::Keep,
-            ConnectionPolicy::Reconnect => OutsidePolicy::Reconnect,
-            ConnectionPolicy::Close => OutsidePolicy::Close,
-            ConnectionPolicy::Auto => OutsidePolicy::Auto,
+        asked.or(match state.policy {
+            ConnectionPolicy::Keep => Some(OutsidePolicy::Keep),
+            ConnectionPolicy::Reconnect => Some(OutsidePolicy::Reconnect),
+            ConnectionPolicy::Close => Some(OutsidePolicy::Close),
+            ConnectionPolicy::Auto => Some(OutsidePolicy::Auto),
+            ConnectionPolicy::Caller => None,
         })
     }
 
@@ -147,7 +210,7 @@ impl Settling<'_> {
     fn name(&self, at: usize, state: &ConnectionState) -> String {
         let pipe = match &state.end {
             ConnectionEnd::Pipe(id) => self.pipe(*id).map(pipe::name),
-            ConnectionEnd::Unix(_) => None,
+            _ => None,
         };
         pipe.unwrap_or_else(|| descriptor_plan::name(&self.image.checkpoint.files[at]))
     }
@@ -213,13 +276,67 @@ impl Settling<'_> {
                     ),
                 }
             }
+            ConnectionEnd::Tcp(_) | ConnectionEnd::Tty(_) if dry => None,
+            ConnectionEnd::Tcp(tcp) => Some(
+                tcp_outside::connect_anew(tcp)
+                    .map_err(|e| format!("connecting to {} failed: {e}", tcp.peer))?,
+            ),
+            ConnectionEnd::Tty(tty) => Some(
+                tty::reopen(tty, flags).map_err(|e| format!("opening {} failed: {e}", tty.path))?,
+            ),
+            ConnectionEnd::File(_) => return Err("it is given by the caller".to_owned()),
         };
         self.done.how.insert(id, How::Fresh(fresh));
         Ok("is connected anew")
     }
 
+    fn of_caller(
+        &mut self,
+        at: usize,
+        id: DescriptionId,
+        state: &ConnectionState,
+    ) -> Result<&'static str, String> {
+        let flags = super::descriptors::open_flags(self.image.checkpoint.files[at].flags);
+        let ConnectionEnd::Tty(tty) = &state.end else {
+            return Err("it is no terminal".to_owned());
+        };
+        if !self.options.shell_job {
+            return Err("it is to become the terminal of icecore's caller (-j)".to_owned());
+        }
+        let own = tty::of_caller(flags);
+        let own = own.map_err(|e| format!("icecore's caller has no terminal: {e}"))?;
+        if !tty.termios.0.is_empty() {
+            let copy = own.try_clone().map_err(|e| e.to_string())?;
+            self.done.terminals.push((copy, tty.termios.0.clone()));
+        }
+        self.done.how.insert(id, How::Fresh(Some(own)));
+        Ok("is the terminal of icecore's caller")
+    }
+
     /// From now on it is one whose other end was closed at the dump.
-    fn close(&mut self, at: usize, state: &ConnectionState) -> Result<&'static str, String> {
+    fn close(
+        &mut self,
+        at: usize,
+        id: DescriptionId,
+        state: &ConnectionState,
+    ) -> Result<&'static str, String> {
+        let flags = super::descriptors::open_flags(self.image.checkpoint.files[at].flags);
+        let made = match &state.end {
+            ConnectionEnd::Tcp(_) | ConnectionEnd::Tty(_) if self.options.dry_run => Ok(None),
+            ConnectionEnd::Tcp(tcp) => tcp_outside::closed(tcp).map(Some),
+            ConnectionEnd::Tty(_) => tty::hung_up(flags).map(Some),
+            _ => return self.close_in_image(at, state),
+        };
+        let made = made.map_err(|e| format!("closing it failed: {e}"))?;
+        self.done.how.insert(id, How::Fresh(made));
+        Ok("comes back closed")
+    }
+
+    fn close_in_image(
+        &mut self,
+        at: usize,
+        state: &ConnectionState,
+    ) -> Result<&'static str, String> {
         let kind = match &state.end {
             ConnectionEnd::Unix(end) => {
                 let closed = end.closed.clone();
@@ -232,6 +349,7 @@ impl Settling<'_> {
                 }
                 FileKind::Pipe(PipeEnd { pipe: *id })
             }
+            _ => return Err("it cannot be closed".to_owned()),
         };
         self.image.checkpoint.files[at].kind = kind;
         Ok("comes back closed")
@@ -244,6 +362,17 @@ enum Try {
     Keep,
     Reconnect,
     Close,
+    Caller,
+}
+
+fn ways(policy: OutsidePolicy) -> &'static [Try] {
+    match policy {
+        OutsidePolicy::Refuse => &[],
+        OutsidePolicy::Keep => &[Try::Keep],
+        OutsidePolicy::Reconnect => &[Try::Reconnect],
+        OutsidePolicy::Close => &[Try::Close],
+        OutsidePolicy::Auto => &[Try::Keep, Try::Reconnect, Try::Close],
+    }
 }
 
 /// A FIFO, without waiting for somebody at its other end.
@@ -319,8 +448,16 @@ impl Connections {
         Ok(taken)
     }
 
-    /// The task is about to run: the keeper is told.
+    /// The task is about to run: the keeper is told, and terminals become what
+    /// the task expects.
     pub(super) fn ready(&self, pid: u32) -> Result<(), RestoreError> {
+        for (terminal, settings) in &self.terminals {
+            let set = crate::kernel::tty::set_settings(terminal, settings);
+            set.map_err(|source| RestoreError::Rebuild {
+                what: "the settings of the terminal".to_owned(),
+                source,
+            })?;
+        }
         let taken = self.how.values().any(|how| matches!(how, How::Keep));
         match &self.keeper {
             Some(keeper) if taken => keeper.ready(pid).map_err(failed),
@@ -335,6 +472,7 @@ impl Connections {
             let _ = keeper.done();
         }
         self.how.clear();
+        self.terminals.clear();
         self.made.keep();
     }
 }

@@ -217,6 +217,9 @@ pub(super) fn name(file: &OpenFile) -> String {
         FileKind::Connection(connection) => match &connection.end {
             ConnectionEnd::Unix(socket) => format!("socket:[{}]", socket.inode),
             ConnectionEnd::Pipe(id) => format!("pipe {id}"),
+            ConnectionEnd::Tcp(tcp) => format!("socket:[{}]", tcp.socket.inode),
+            ConnectionEnd::Tty(tty) => format!("terminal {}", tty.path),
+            ConnectionEnd::File(path) => path.to_string(),
         },
         FileKind::Inet(state) => inet_plan::name(state),
     }

@@ -37,7 +37,7 @@ use super::shmem::Shmems;
 use super::{RestoreContext, file_ref};
 use super::{
     connection, descriptor_plan, device, epoll, eventfd, fs_state, inet, inotify, late, lock,
-    owner, pipe, regular, signalfd, tcp, timerfd, unix, unix_name,
+    owner, pipe, regular, signalfd, tcp, timerfd, tty, unix, unix_name,
 };
 use crate::error::RestoreError;
 use crate::tracer::{Arg, Script};
@@ -300,6 +300,7 @@ pub(crate) fn finish(
             epoll::register(opened, table, fd, state, script);
         }
     }
+    tty::control(ctx, task, script);
     for (file, fd) in own() {
         if let FileKind::TimerFd(state) = &file.kind {
             timerfd::arm(ctx, fd, state, script);

@@ -33,7 +33,7 @@ fn of_later_versions_are_refused_by_name() -> Result {
             "is not supported yet",
         )?;
     }
-    for option in ["--inherit-fd=fd[3]:x", "--pages=lazy"] {
+    for option in ["--pages=lazy"] {
         refused(&["restore", "-D", "x", option], "is not supported yet")?;
     }
     refused(&["pre-dump", "-t", "1"], "pre-dump is not supported yet")

@@ -40,6 +40,25 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("connection-pipes", pipes)
             .prepare(answering_pipes)
             .dump_args(KEEP),
+        Victim::new("connection-tcp", socket)
+            .prepare(tcp)
+            .dump_args(&["--outside", "tcp=keep"]),
+        Victim::new("connection-tty", terminal)
+            .prepare(answering_terminal)
+            .dump_args(&["--outside", "tty=keep"])
+            .check(|seen| match seen.get("stat/tty") {
+                Some("0") | None => Err("it has no controlling terminal".to_owned()),
+                Some(_) => Ok(()),
+            }),
+        Victim::new("connection-closed-tcp", closed_tcp)
+            .prepare(leaving_tcp)
+            .dump_args(&["--outside", "close"])
+            .only(&[Mode::Cycles]),
+        Victim::new("connection-closed-tty", closed_terminal)
+            .prepare(silent_terminal)
+            .dump_args(&["--outside", "close"])
+            .allow("fd/*")
+            .only(&[Mode::Cycles]),
         Victim::new("connection-closed-stream", closed)
             .prepare(leaving_stream)
             .dump_args(&["--outside", "close"])
@@ -97,10 +116,10 @@ const WHILE: Duration = Duration::from_millis(300);
 /// Answers each packet with itself backwards, until the other end is closed.
 fn answer(socket: OwnedFd) {
     let mut packet = [0; 64];
-    while let Ok((n @ 1.., _)) = rustix::net::recv(&socket, &mut packet[..], RecvFlags::empty()) {
+    while let Ok(n @ 1..) = rustix::io::read(&socket, &mut packet[..]) {
         packet[..n].reverse();
         thread::sleep(WHILE);
-        if rustix::net::send(&socket, &packet[..n], SendFlags::NOSIGNAL).is_err() {
+        if rustix::io::write(&socket, &packet[..n]).is_err() {
             break;
         }
     }
@@ -140,8 +159,7 @@ fn talk(stage: &mut Stage, socket: &OwnedFd) -> Result<(), String> {
     epoll::add(&watch, socket, data, epoll::EventFlags::IN).map_err(text("watch"))?;
     loop {
         let question = format!("question {}", stage.round());
-        let how = SendFlags::NOSIGNAL;
-        rustix::net::send(socket, question.as_bytes(), how).map_err(text("ask"))?;
+        rustix::io::write(socket, question.as_bytes()).map_err(text("ask"))?;
         let more = stage.next()?;
         let mut events = Vec::with_capacity(4);
         let limit = rustix::time::Timespec {
@@ -372,6 +390,102 @@ fn served(stage: &mut Stage) -> Result<(), String> {
             &sockopt::socket_send_buffer_size(&socket),
             &buffer,
         )?;
+    }
+    Ok(())
+}
+
+/// Both ends of a TCP connection.
+fn tcp_pair() -> Result<(OwnedFd, OwnedFd), String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(text("bind"))?;
+    let address = listener.local_addr().map_err(text("address"))?;
+    let client = std::net::TcpStream::connect(address).map_err(text("connect"))?;
+    let (server, _) = listener.accept().map_err(text("accept"))?;
+    Ok((server.into(), client.into()))
+}
+
+fn tcp(command: &mut Command) -> Result<(), String> {
+    let (server, client) = tcp_pair()?;
+    command.stdin(Stdio::from(client));
+    thread::spawn(move || answer(server));
+    Ok(())
+}
+
+fn leaving_tcp(command: &mut Command) -> Result<(), String> {
+    let (server, client) = tcp_pair()?;
+    rustix::io::write(&server, WORDS).map_err(text("write"))?;
+    command.stdin(Stdio::from(client));
+    std::mem::forget(server);
+    Ok(())
+}
+
+/// What was said, then end of file; the first write is refused by the other
+/// side only when it arrives there.
+fn closed_tcp(stage: &mut Stage) -> Result<(), String> {
+    let signal = PipeSignal::block()?;
+    if stage.next()? {
+        read_out(std::io::stdin(), WORDS)?;
+        rustix::io::write(std::io::stdin(), b"x").map_err(text("first write"))?;
+        let mut fds = [PollFd::new(std::io::stdin(), PollFlags::empty())];
+        while !fds[0].revents().contains(PollFlags::HUP) {
+            poll(&mut fds, None).map_err(text("poll"))?;
+        }
+        let sent = rustix::io::write(std::io::stdin(), b"x");
+        same("sent", &sent, &Err(Errno::PIPE))?;
+        signal.expect()?;
+    }
+    // What is left of it is no connection any more, and a dump's own affair.
+    let null = std::fs::File::open("/dev/null").map_err(text("/dev/null"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(text("dup2"))?;
+    drop(null);
+    while stage.next()? {}
+    Ok(())
+}
+
+/// A terminal without any processing; its other end.
+fn terminal_pair() -> Result<(OwnedFd, OwnedFd), String> {
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    let how = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(how).map_err(text("open a terminal"))?;
+    unlockpt(&master).map_err(text("unlock it"))?;
+    let name = ptsname(&master, Vec::new()).map_err(text("its name"))?;
+    let how = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let slave = rustix::fs::open(name.as_c_str(), how, rustix::fs::Mode::empty());
+    let slave = slave.map_err(text("open its other end"))?;
+    let mut raw = icecore::kernel::tty::settings(&slave).map_err(text("settings"))?;
+    // c_iflag, c_oflag; c_lflag.
+    raw[..8].fill(0);
+    raw[12..16].fill(0);
+    icecore::kernel::tty::set_settings(&slave, &raw).map_err(text("settings"))?;
+    Ok((master, slave))
+}
+
+fn answering_terminal(command: &mut Command) -> Result<(), String> {
+    let (master, slave) = terminal_pair()?;
+    command.stdin(Stdio::from(slave));
+    thread::spawn(move || answer(master));
+    Ok(())
+}
+
+fn silent_terminal(command: &mut Command) -> Result<(), String> {
+    let (master, slave) = terminal_pair()?;
+    command.stdin(Stdio::from(slave));
+    std::mem::forget(master);
+    Ok(())
+}
+
+/// Standard input is the controlling terminal.
+fn terminal(stage: &mut Stage) -> Result<(), String> {
+    let take = [0, libc::TIOCSCTTY, 0];
+    call("take the terminal", libc::SYS_ioctl, &take)?;
+    socket(stage)
+}
+
+fn closed_terminal(stage: &mut Stage) -> Result<(), String> {
+    while stage.next()? {
+        let n = rustix::io::read(std::io::stdin(), &mut [0; 8][..]);
+        same("end of file", &n, &Ok(0))?;
+        let written = rustix::io::write(std::io::stdin(), b"x");
+        same("written", &written, &Err(Errno::IO))?;
     }
     Ok(())
 }

@@ -153,12 +153,16 @@ fn outside(image: &Checkpoint, connection: &ConnectionState) -> String {
             format!("unix {} socket, connected to {peer}", type_of(socket.kind))
         }
         ConnectionEnd::Pipe(id) => pipe(image, *id),
+        ConnectionEnd::Tcp(tcp) => format!("TCP from {} to {}", tcp.local, tcp.peer),
+        ConnectionEnd::Tty(tty) => format!("terminal {}", tty.path),
+        ConnectionEnd::File(path) => path.to_string(),
     };
     let policy = match connection.policy {
         ConnectionPolicy::Keep => "keep",
         ConnectionPolicy::Reconnect => "reconnect",
         ConnectionPolicy::Close => "close",
         ConnectionPolicy::Auto => "auto",
+        ConnectionPolicy::Caller => "the restorer's instead",
     };
     let kept = if connection.kept { ", kept" } else { "" };
     format!("{what}, outside ({policy}{kept})")
