@@ -2,7 +2,7 @@
 //! which answers a while after it was asked, when the victim is asleep.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
@@ -174,8 +174,7 @@ fn talk(stage: &mut Stage, socket: &OwnedFd) -> Result<(), String> {
         .map_err(text("wait"))?;
         same("events", &events.len(), &1)?;
         let mut answer = [0; 64];
-        let (n, _) =
-            rustix::net::recv(socket, &mut answer[..], RecvFlags::empty()).map_err(text("hear"))?;
+        let n = rustix::io::read(socket, &mut answer[..]).map_err(text("hear"))?;
         let backwards: Vec<u8> = question.bytes().rev().collect();
         same("answer", &answer[..n].to_vec(), &backwards)?;
         if !more {
@@ -425,7 +424,8 @@ fn closed_tcp(stage: &mut Stage) -> Result<(), String> {
     if stage.next()? {
         read_out(std::io::stdin(), WORDS)?;
         rustix::io::write(std::io::stdin(), b"x").map_err(text("first write"))?;
-        let mut fds = [PollFd::new(std::io::stdin(), PollFlags::empty())];
+        let input = std::io::stdin();
+        let mut fds = [PollFd::new(&input, PollFlags::empty())];
         while !fds[0].revents().contains(PollFlags::HUP) {
             poll(&mut fds, None).map_err(text("poll"))?;
         }
@@ -435,7 +435,7 @@ fn closed_tcp(stage: &mut Stage) -> Result<(), String> {
     }
     // What is left of it is no connection any more, and a dump's own affair.
     let null = std::fs::File::open("/dev/null").map_err(text("/dev/null"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(text("dup2"))?;
+    call("dup3", libc::SYS_dup3, &[null.as_raw_fd() as u64, 0, 0])?;
     drop(null);
     while stage.next()? {}
     Ok(())
