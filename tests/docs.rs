@@ -68,13 +68,18 @@ fn long_options(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn options_that_are_quoted_exist() -> Result {
-    /// Options of other programs, and those that are refused by name.
-    const OTHERS: [&str; 5] = [
+    /// Options of other programs: cargo, and the bench.
+    const OTHERS: [&str; 10] = [
         "--release",
         "--workspace",
         "--offline",
         "--locked",
-        "--live",
+        "--bench",
+        "--full",
+        "--size",
+        "--rounds",
+        "--dir",
+        "--out",
     ];
     let known = all_options()?;
     let mut unknown = Vec::new();
