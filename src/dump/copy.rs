@@ -147,6 +147,7 @@ fn jobs(pieces: &[Piece]) -> Vec<Vec<Piece>> {
                     source: piece.source,
                     start: at,
                     end: at + len,
+                    unpinned: piece.unpinned,
                 });
             }
             room -= len;

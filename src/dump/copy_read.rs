@@ -63,7 +63,7 @@ fn read_file(file: &File, pieces: &[Piece], buf: &mut [u8]) -> Result<(), ReadFa
 }
 
 /// Reads as the task itself could; a page that it could not (PROT_NONE) is
-/// read by force.
+/// read by force, and so are pages that must not be pinned.
 fn read_memory(
     memory: &ProcessMemory,
     hidden_guards: bool,
@@ -74,15 +74,17 @@ fn read_memory(
     let mut left: Vec<Piece> = pieces.to_vec();
     let mut done = 0;
     loop {
-        let remote: Vec<_> = left.iter().map(remote_piece).collect();
+        let pinnable = left.iter().take_while(|piece| !piece.unpinned);
+        let remote: Vec<_> = pinnable.map(remote_piece).collect();
         let wanted = left.first().map_or((0, 0), |p| (p.source, p.start));
         let fail = |address, error| ReadFailure {
             source: wanted.0,
             address,
             error,
         };
+        let bytes = remote.iter().map(|piece| piece.len as usize).sum::<usize>();
         let got = memory
-            .read_pieces(&remote, &mut buf[done..])
+            .read_pieces(&remote, &mut buf[done..][..bytes])
             .map_err(|e| fail(wanted.1, e))?;
         // Whole pages only: a fault in the middle of one does not exist.
         let got = got as u64 / PAGE_SIZE * PAGE_SIZE;

@@ -34,12 +34,14 @@ fn plan(start: u64, file: File) -> Plan {
         source: 0,
         start: start + first * PAGE_SIZE,
         end: start + (first + 49) * PAGE_SIZE,
+        unpinned: first % 4 == 0,
     });
     let mut pieces: Vec<_> = runs.collect();
     pieces.push(Piece {
         source: 1,
         start: 0,
         end: 2 * PAGE_SIZE,
+        unpinned: false,
     });
     let source = |owner, contents| Source { owner, contents };
     let sources = vec![
@@ -103,6 +105,7 @@ fn a_page_that_is_not_there_is_named() {
         source: 0,
         start: PAGE_SIZE,
         end: 2 * PAGE_SIZE,
+        unpinned: false,
     }];
     let options = DumpOptions::new(77, "/nowhere");
     let file = tempfile::tempfile().unwrap();
@@ -138,6 +141,7 @@ fn hidden_guard_pages_are_found_by_reading() {
         source: 0,
         start,
         end: start + pages * PAGE_SIZE,
+        unpinned: false,
     };
     plan.pieces = vec![piece(hole, 2), piece(lowest, 1), piece(start, 3)];
     let options = DumpOptions::new(1, "/nowhere");

@@ -92,6 +92,10 @@ pub(super) struct Piece {
     /// Address or offset.
     pub(super) start: u64,
     pub(super) end: u64,
+    /// To be read without pinning: others have the pages too since a fork, and
+    /// the kernel would give whoever is read copies of its own, as many bytes
+    /// of memory as are read.
+    pub(super) unpinned: bool,
 }
 
 impl Plan {
@@ -140,7 +144,12 @@ pub(super) fn plan(ctx: &mut DumpContext<'_>, part: Part<'_>) -> Result<Plan, Du
             Part::Everything | Part::NotInCopies => ctx.tables.mm_tids[i],
         };
         let vmas = ctx.tables.mms[i].vmas.iter().filter(|vma| part.has(vma));
-        plan_memory(&mut plan, &mut seen, i, tid, vmas).map_err(|source| DumpError::Read {
+        let of = AddressSpace {
+            mm: i,
+            tid,
+            copied: matches!(part, Part::InCopies(_)),
+        };
+        plan_memory(&mut plan, &mut seen, of, vmas).map_err(|source| DumpError::Read {
             pid: tid,
             what: format!("/proc/{tid}/pagemap"),
             source,
@@ -157,11 +166,19 @@ pub(super) fn plan(ctx: &mut DumpContext<'_>, part: Part<'_>) -> Result<Plan, Du
     Ok(plan)
 }
 
+/// Where an address space is read.
+#[derive(Debug, Clone, Copy)]
+struct AddressSpace {
+    mm: usize,
+    tid: u32,
+    /// In a copy, which has all its pages in common with the task.
+    copied: bool,
+}
+
 fn plan_memory<'a>(
     plan: &mut Plan,
     seen: &mut CopyOnWrite,
-    mm: usize,
-    tid: u32,
+    AddressSpace { mm, tid, copied }: AddressSpace,
     vmas: impl Iterator<Item = &'a Vma>,
 ) -> std::io::Result<()> {
     let source = plan.sources.len();
@@ -175,8 +192,22 @@ fn plan_memory<'a>(
             }
             let split = seen.split(mm, &run, &map)?;
             plan.shared.extend(split.shared);
-            let piece = |(start, end)| Piece { source, start, end };
-            plan.pieces.extend(split.own.into_iter().map(piece));
+            for (start, end) in split.own {
+                let mut push = |start, end, unpinned| {
+                    plan.pieces.push(Piece {
+                        source,
+                        start,
+                        end,
+                        unpinned,
+                    });
+                };
+                match copied {
+                    true => push(start, end, true),
+                    false => map.for_each_exclusive_run(start, end, |start, end, exclusive| {
+                        push(start, end, !exclusive);
+                    })?,
+                }
+            }
         }
     }
     plan.sources.push(Source {
@@ -209,7 +240,12 @@ fn plan_file(plan: &mut Plan, owner: Owner, file: File) -> Result<(), DumpError>
         let start = start / PAGE_SIZE * PAGE_SIZE;
         let end = end.next_multiple_of(PAGE_SIZE);
         plan.scanned += (end - start) / PAGE_SIZE;
-        plan.pieces.push(Piece { source, start, end });
+        plan.pieces.push(Piece {
+            source,
+            start,
+            end,
+            unpinned: false,
+        });
     }
     let contents = Contents::File(file);
     plan.sources.push(Source { owner, contents });

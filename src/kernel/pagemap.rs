@@ -162,6 +162,33 @@ impl PageMap {
         })
     }
 
+    /// Tells of each run of pages from `start` to `end` whether nobody else
+    /// has them. What cannot be known (swapped out) is taken for shared.
+    pub fn for_each_exclusive_run(
+        &self,
+        start: u64,
+        end: u64,
+        mut tell: impl FnMut(u64, u64, bool),
+    ) -> io::Result<()> {
+        let mut run: Option<(u64, u64, bool)> = None;
+        self.for_each_word(start, end, |address, word| {
+            let exclusive = word & PM_EXCLUSIVE != 0;
+            match &mut run {
+                Some((_, end, same)) if *same == exclusive => *end = address + PAGE,
+                _ => {
+                    let next = (address, address + PAGE, exclusive);
+                    if let Some((start, end, exclusive)) = run.replace(next) {
+                        tell(start, end, exclusive);
+                    }
+                }
+            }
+        })?;
+        if let Some((start, end, exclusive)) = run {
+            tell(start, end, exclusive);
+        }
+        Ok(())
+    }
+
     fn for_each_word(
         &self,
         start: u64,

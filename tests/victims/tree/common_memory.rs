@@ -7,7 +7,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
 use super::family::{Relative, child};
 use crate::common::tree;
-use crate::harness::{Mode, Stage, Victim};
+use crate::harness::{Stage, Victim};
 use crate::sys::{call, same};
 
 pub(crate) fn victims() -> Vec<Victim> {
@@ -16,7 +16,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("tree-copied", copied),
         // Only these: a dump of one that lives on reads with process_vm_readv, for
         // which the kernel gives a reader its own copies.
-        Victim::new("tree-inherited", inherited).only(&[Mode::Cycles, Mode::Failed]),
+        Victim::new("tree-inherited", inherited),
         Victim::new("tree-one-memory", one_memory),
         Victim::new("tree-robust", robust),
     ]
