@@ -1,4 +1,4 @@
-//! Shared memory objects: shared anonymous areas and memfds.
+//! Shared memory objects: shared anonymous areas, memfds, System V segments.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,5 +45,26 @@ pub enum ShmemKind {
         uid: u32,
         /// Group.
         gid: u32,
+    },
+    /// shmget(2).
+    SysV {
+        /// shmid.
+        shm_id: u32,
+        /// Its key, also if it has lost that by being removed.
+        key: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// User it was created by.
+        creator_uid: u32,
+        /// Group it was created by.
+        creator_gid: u32,
+        /// Removed (IPC_RMID): goes with its last user.
+        removed: bool,
+        /// Stays in memory (SHM_LOCK).
+        locked: bool,
     },
 }

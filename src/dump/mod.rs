@@ -55,6 +55,7 @@ mod signalfd;
 mod socket;
 mod socket_state;
 pub(crate) mod state;
+mod sysv_shm;
 mod tcp;
 mod tcp_outside;
 mod timerfd;
@@ -253,6 +254,7 @@ fn collect(ctx: &mut DumpContext<'_>, frozen: &Frozen, sharing: &Sharing) -> Res
         let state = state::collect(ctx, task, state::Shared::of(sharing, index))?;
         ctx.tables.tasks.push(state);
     }
+    sysv_shm::check(ctx)?;
     zombie::collect(ctx, &frozen.zombies)
 }
 

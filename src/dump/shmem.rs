@@ -12,13 +12,16 @@ use icecore_images::shmem::{ShmemKind, ShmemState};
 
 use super::DumpContext;
 use super::file_ref::Link;
+use super::sysv_shm;
 use crate::error::DumpError;
 use crate::kernel::shared_memory;
 
 /// Objects found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Shmems {
-    seen: HashMap<(u64, u64), ShmemId>,
+    /// By device, inode and whether it is a System V segment: those have numbers
+    /// of their own as inodes.
+    seen: HashMap<(u64, u64, bool), ShmemId>,
     /// Each object open for reading, at its id's index.
     pub(super) sources: Vec<File>,
     /// `st_dev` of the kernel's own objects of ordinary pages.
@@ -51,7 +54,7 @@ pub(crate) fn describe(ctx: &mut DumpContext<'_>, link: Link<'_>) -> Result<Foun
         return Ok(Found::NotShared);
     }
     let meta = std::fs::metadata(link.path).map_err(read)?;
-    let key = (meta.dev(), meta.ino());
+    let key = (meta.dev(), meta.ino(), name.starts_with(sysv_shm::NAME));
     if let Some(&id) = ctx.tables.shmem_refs.seen.get(&key) {
         return Ok(Found::Object(id));
     }
@@ -64,7 +67,9 @@ pub(crate) fn describe(ctx: &mut DumpContext<'_>, link: Link<'_>) -> Result<Foun
     let Some(kind) = kind(name, &meta, &source, huge) else {
         let name = String::from_utf8_lossy(name);
         let problem = match name.starts_with("/SYSV") {
-            true => format!("System V shared memory segment {name} is not supported yet"),
+            true => format!(
+                "System V shared memory segment {name} has huge pages or may not be looked at"
+            ),
             false => format!("shared memory object {name} of the kernel's is of unknown kind"),
         };
         ctx.block(link.place.clone(), problem, None);
@@ -74,7 +79,7 @@ pub(crate) fn describe(ctx: &mut DumpContext<'_>, link: Link<'_>) -> Result<Foun
 }
 
 /// How the names of kernel objects without a path begin.
-const INTERNAL_NAMES: [&[u8]; 4] = [b"/memfd:", b"/dev/zero", b"/anon_hugepage", b"/SYSV"];
+const INTERNAL_NAMES: [&[u8]; 4] = [b"/memfd:", b"/dev/zero", b"/anon_hugepage", sysv_shm::NAME];
 
 fn internal_device(ctx: &mut DumpContext<'_>) -> std::io::Result<u64> {
     let known = &mut ctx.tables.shmem_refs.internal_device;
@@ -96,6 +101,9 @@ fn kind(name: &[u8], meta: &Metadata, source: &File, huge: Option<u64>) -> Optio
             gid: meta.gid(),
         });
     }
+    if name.starts_with(sysv_shm::NAME) {
+        return sysv_shm::kind(name, meta, huge);
+    }
     match (name, huge) {
         (b"/dev/zero", None) => Some(ShmemKind::Anonymous),
         (b"/anon_hugepage", Some(page_size)) => Some(ShmemKind::AnonymousHuge { page_size }),
@@ -105,7 +113,7 @@ fn kind(name: &[u8], meta: &Metadata, source: &File, huge: Option<u64>) -> Optio
 
 fn remember(
     ctx: &mut DumpContext<'_>,
-    key: (u64, u64),
+    key: (u64, u64, bool),
     meta: &Metadata,
     kind: ShmemKind,
     source: File,

@@ -37,6 +37,7 @@ pub mod stand_in;
 pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod sysv_sem;
+pub(crate) mod sysv_shm;
 pub mod tty;
 pub mod unix_diag;
 pub mod unix_message;

@@ -13,6 +13,7 @@ use rustix::thread::CapabilitySet;
 use super::RestoreContext;
 use super::file_ref::{self, Check};
 use super::layout::Layout;
+use super::sysv_shm;
 use super::vdso;
 use crate::blocker::Place;
 use crate::kernel::{maps, vma_names};
@@ -39,6 +40,7 @@ pub(super) fn plan(ctx: &mut RestoreContext<'_>) {
         names(ctx, task, mm);
     }
     huge_pages(ctx);
+    sysv_shm::plan(ctx);
     privileges(ctx);
 }
 
@@ -202,7 +204,7 @@ fn huge_pages(ctx: &mut RestoreContext<'_>) {
         let page_size = match shmem.kind {
             ShmemKind::AnonymousHuge { page_size } => page_size,
             ShmemKind::MemFd { huge_page_size, .. } => huge_page_size,
-            ShmemKind::Anonymous => 0,
+            ShmemKind::Anonymous | ShmemKind::SysV { .. } => 0,
         };
         if page_size != 0 {
             let pages = needed.entry(page_size).or_default();

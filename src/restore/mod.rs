@@ -74,6 +74,7 @@ mod sleep;
 mod socket_state;
 mod spawn;
 pub(crate) mod state;
+mod sysv_shm;
 mod tcp;
 mod tcp_outside;
 mod threads;
@@ -267,6 +268,7 @@ fn wake(ctx: &mut RestoreContext<'_>) -> Result<Woken, RestoreError> {
     let awaited = forest.init().map_or(live_root, |init| init.pid());
     materials.opened.settle(ctx)?;
     ctx.connections.ready(live_root)?;
+    materials.shmems.settle()?;
     cgroup::settle(ctx)?;
     resume::let_go(ctx, forest)?;
     ctx.connections.done();

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::RestoreContext;
 use super::ghost;
 use super::pages::{self, Sink};
+use super::sysv_shm::Segments;
 use crate::error::RestoreError;
 use crate::kernel::shared_memory::{self, Window};
 
@@ -21,6 +22,7 @@ use crate::kernel::shared_memory::{self, Window};
 #[derive(Debug, Default)]
 pub(crate) struct Shmems {
     files: Vec<File>,
+    segments: Segments,
 }
 
 impl Shmems {
@@ -29,23 +31,38 @@ impl Shmems {
         let file = self.files.get(id.0 as usize).ok_or(Errno::NOENT)?;
         ghost::reopen(file, flags)
     }
+
+    /// From now on everything is there to stay.
+    pub(super) fn settle(&mut self) -> Result<(), RestoreError> {
+        let settled = self.segments.settle();
+        settled.map_err(|source| RestoreError::Rebuild {
+            what: "System V shared memory: tell the guardian".to_owned(),
+            source,
+        })
+    }
 }
 
 /// Makes and fills all objects of the image.
 pub(super) fn create_all(ctx: &mut RestoreContext<'_>) -> Result<Shmems, RestoreError> {
     let mut files = Vec::with_capacity(ctx.image.shmems.len());
+    let mut segments = Segments::default();
     for state in &ctx.image.shmems {
-        let file = create(state, is_unreserved(ctx.image, state.id)).map_err(failed(state))?;
+        let file = match state.kind {
+            ShmemKind::SysV { .. } => segments.open(state),
+            _ => create(state, is_unreserved(ctx.image, state.id)),
+        };
+        let file = file.map_err(failed(state))?;
         fill(ctx, state, &file)?;
         files.push(file);
     }
-    Ok(Shmems { files })
+    Ok(Shmems { files, segments })
 }
 
 fn failed(state: &ShmemState) -> impl FnOnce(std::io::Error) -> RestoreError + use<> {
     let id = state.id;
     let what = match &state.kind {
         ShmemKind::MemFd { name, .. } => format!("memfd {name}"),
+        ShmemKind::SysV { shm_id, .. } => format!("System V shared memory segment {shm_id}"),
         _ => format!("shared memory object {id}"),
     };
     move |source| RestoreError::Rebuild { what, source }
@@ -61,6 +78,7 @@ fn is_unreserved(image: &Checkpoint, object: ShmemId) -> bool {
 
 fn create(state: &ShmemState, no_reserve: bool) -> std::io::Result<File> {
     match &state.kind {
+        ShmemKind::SysV { .. } => Err(Errno::INVAL.into()),
         ShmemKind::Anonymous => shared_memory::shared_anonymous(state.size, None, no_reserve),
         ShmemKind::AnonymousHuge { page_size } => {
             shared_memory::shared_anonymous(state.size, Some(*page_size), no_reserve)

@@ -51,6 +51,7 @@ pub(super) fn map_all(
             seal(image, mm, files, script);
         }
         match scratch.filter(|_| apart) {
+            _ if segment(image, vma).is_some() => attach(image, vma, script),
             Some(scratch) => map_apart(mm, vma, files, scratch, script),
             None => map(mm, vma, files, vma.start, script),
         }
@@ -128,6 +129,36 @@ fn map(mm: &MmState, vma: &Vma, files: &MappedFiles, address: u64, script: &mut 
         offset,
     ];
     script.call(at("map", vma), libc::SYS_mmap as u32, args);
+}
+
+/// The System V shared memory segment that an area is an attachment of.
+fn segment(image: &Checkpoint, vma: &Vma) -> Option<u32> {
+    let Backing::Shmem { id, .. } = vma.backing else {
+        return None;
+    };
+    match image.shmems.get(id.0 as usize)?.kind {
+        ShmemKind::SysV { shm_id, .. } => Some(shm_id),
+        _ => None,
+    }
+}
+
+/// Segments are attached as a whole, and not by their file: they count by whom
+/// they are attached, and can be detached.
+fn attach(image: &Checkpoint, vma: &Vma, script: &mut Script) {
+    let (Some(shm_id), Backing::Shmem { writable, .. }) = (segment(image, vma), &vma.backing)
+    else {
+        return;
+    };
+    let (flags, given) = match writable {
+        true => (0, libc::PROT_READ as u32 | WRITE),
+        false => (libc::SHM_RDONLY as u64, libc::PROT_READ as u32),
+    };
+    let args = [u64::from(shm_id), vma.start, flags];
+    script.call(at("attach", vma), libc::SYS_shmat as u32, args);
+    if vma.prot != given {
+        let args = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+        script.call(at("protect", vma), libc::SYS_mprotect as u32, args);
+    }
 }
 
 fn map_flags(vma: &Vma) -> u32 {

@@ -56,6 +56,12 @@ pub enum Undo<'a> {
         /// Its directory.
         path: PathBuf,
     },
+    /// Remove a System V shared memory segment, if it is there by then and this
+    /// process has created it.
+    RemoveSegment {
+        /// shmid.
+        id: u32,
+    },
     /// Write to a file of the kernel's, in one write.
     Write {
         /// The file.
@@ -100,6 +106,7 @@ const ALIVE: u8 = 5;
 const CGROUP: u8 = 6;
 const WRITE: u8 = 7;
 const KILL: u8 = 8;
+const SEGMENT: u8 = 9;
 const VOID: u8 = 0;
 
 /// The number under which the guardian has the first descriptor it was sent.
@@ -173,6 +180,10 @@ impl Guardian {
                 self.order(NETLINK, &protocol.to_ne_bytes(), messages)
             }
             Undo::RemoveCgroup { path } => self.order(CGROUP, &c_path(path)?, &[]),
+            Undo::RemoveSegment { id } => {
+                let numbers = [*id, std::process::id()].map(u32::to_ne_bytes);
+                self.order(SEGMENT, numbers.as_flattened(), &[])
+            }
             Undo::Write { path, bytes } => self.order(WRITE, &c_path(path)?, bytes),
             Undo::Kill { pid } => self.order(KILL, &pid.to_ne_bytes(), &[]),
         }
@@ -358,6 +369,7 @@ fn obey() {
                 OPTION if !over => set_option(&order),
                 NETLINK if !over => send_netlink(&order),
                 CGROUP => remove_cgroup(order.first),
+                SEGMENT => remove_segment(&order),
                 WRITE => write(order.first, order.second),
                 KILL => kill(&order),
                 _ => {}
@@ -426,6 +438,19 @@ fn kill(order: &Order<'_>) {
     if let Some(pid) = number(order, 0).filter(|pid| *pid > 1) {
         // SAFETY: takes numbers only.
         unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
+fn remove_segment(order: &Order<'_>) {
+    let (Some(id), Some(creator)) = (number(order, 0), number(order, 1)) else {
+        return;
+    };
+    // SAFETY: a buffer of zeros is valid, and it is live.
+    unsafe {
+        let mut stat: libc::shmid_ds = std::mem::zeroed();
+        if libc::shmctl(id, libc::IPC_STAT, &raw mut stat) == 0 && stat.shm_cpid == creator {
+            libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
+        }
     }
 }
 

@@ -65,6 +65,19 @@ fn shmem_object(image: &Checkpoint, shmem: &ShmemState) -> Found {
                 huge_page_size(*huge)?;
             }
         }
+        ShmemKind::SysV {
+            shm_id,
+            mode,
+            uid,
+            gid,
+            creator_uid,
+            creator_gid,
+            ..
+        } => {
+            owners(&[*uid, *gid, *creator_uid, *creator_gid])?;
+            bits("number of a segment", u64::from(*shm_id), 0x7fff_ffff)?;
+            bits("mode", u64::from(*mode), 0o777)?;
+        }
     }
     extents_of(shmem.size, &shmem.pages, &image.page_files)
 }

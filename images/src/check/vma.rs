@@ -5,9 +5,11 @@ use super::files::{CHARACTER, REGULAR, file_ref};
 use super::numbers::{aligned, bits, count, huge_page_size, offset, refers, text, within};
 use super::problem::{At, CheckError, Found, Object, Problem};
 use crate::checkpoint::Checkpoint;
+use crate::ids::ShmemId;
 use crate::mm::{Backing, MmState, Vma};
 use crate::pages::PAGE_SIZE;
 use crate::prctl::NumaPolicy;
+use crate::shmem::ShmemKind;
 
 /// Far more than the kernel's own areas take (a few pages).
 const KERNELS_MOST: u64 = 1 << 20;
@@ -117,13 +119,29 @@ fn backing(image: &Checkpoint, vma: &Vma) -> Found {
         }
         Backing::Shmem { id, offset, .. } => {
             refers("shared memory object", id.0, image.shmems.len())?;
-            file_range(*offset)
+            file_range(*offset)?;
+            attachment(image, vma, *id, *offset)
         }
         Backing::File { file, offset, .. } => {
             file_ref(image, "a mapped file", file, &[REGULAR, CHARACTER])?;
             file_range(*offset)
         }
         Backing::Vdso | Backing::Vvar | Backing::VvarVclock | Backing::Vsyscall => private(vma),
+    }
+}
+
+/// Segments are attached as a whole.
+fn attachment(image: &Checkpoint, vma: &Vma, id: ShmemId, offset: u64) -> Found {
+    let object = &image.shmems[id.0 as usize];
+    if !matches!(object.kind, ShmemKind::SysV { .. }) {
+        return Ok(());
+    }
+    let whole = object.size.checked_next_multiple_of(PAGE_SIZE) == Some(vma.end - vma.start);
+    match vma.shared && offset == 0 && whole {
+        true => Ok(()),
+        false => Err(Problem::Contradiction(
+            "it is a part of a System V shared memory segment",
+        )),
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) fn show(out: &mut String, image: &Checkpoint) {
                 let size = BinaryBytes(*page_size);
                 format!("shared memory {} in huge pages of {size}", shmem.id)
             }
+            ShmemKind::SysV { shm_id, key, .. } => {
+                format!("System V segment {shm_id} (key {key:#x})")
+            }
             ShmemKind::MemFd { name, .. } => format!("memfd {}", name),
         };
         table.row([

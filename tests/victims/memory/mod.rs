@@ -8,6 +8,7 @@ mod huge;
 mod layout;
 mod marks;
 mod refused;
+mod segments;
 mod shared;
 mod whole;
 
@@ -22,6 +23,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         layout::victims(),
         marks::victims(),
         refused::victims(),
+        segments::victims(),
         shared::victims(),
         whole::victims(),
     ]

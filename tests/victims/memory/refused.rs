@@ -5,34 +5,12 @@ use crate::harness::{Stage, Victim};
 
 pub(crate) fn victims() -> Vec<Victim> {
     vec![
-        Victim::refused("sysv_shm", "System V shared memory", sysv_shm),
         Victim::refused("userfaultfd_area", "userfaultfd", userfaultfd),
         Victim::refused("aio_ring", "asynchronous I/O ring", aio_ring),
         Victim::refused("io_uring_ring", "anon_inode:[io_uring]", io_uring_ring)
             .needs(has_io_uring),
         Victim::refused("secretmem", "memfd_secret", secretmem).needs(has_secretmem),
     ]
-}
-
-fn sysv_shm(stage: &mut Stage) -> Result<(), String> {
-    // SAFETY: a new segment, attached where the kernel likes, and marked to go
-    // with its last user.
-    let at = unsafe {
-        let id = libc::shmget(libc::IPC_PRIVATE, 2 * PAGE, libc::IPC_CREAT | 0o600);
-        let at = libc::shmat(id, std::ptr::null(), 0);
-        libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
-        at
-    };
-    ensure(at as isize != -1, "no shared memory segment")?;
-    let area = Area {
-        at: at.cast(),
-        len: 2 * PAGE,
-    };
-    area.fill(1);
-    while stage.next()? {
-        area.check_all(1)?;
-    }
-    Ok(())
 }
 
 fn userfaultfd(stage: &mut Stage) -> Result<(), String> {
