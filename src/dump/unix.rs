@@ -231,6 +231,10 @@ fn read(
         let ids = of_record.into_iter().map(|at| all.descriptions[at]);
         ids.collect::<Vec<_>>()
     });
+    let reset = unix_queue::events(socket)?.contains(PollFlags::ERR);
+    if reset && end.kind == UnixSocketKind::Datagram {
+        return Ok(Err("an error is pending".to_owned()));
+    }
     if is_incomplete(all, end, &queue)? {
         let problem =
             "empty records that were looked at before are queued, which now cannot be seen";
@@ -238,10 +242,6 @@ fn read(
     }
     if let Some(problem) = queue_problem(&queue, &options) {
         return Ok(Err(problem.to_owned()));
-    }
-    let reset = unix_queue::events(socket)?.contains(PollFlags::ERR);
-    if reset && end.kind == UnixSocketKind::Datagram {
-        return Ok(Err("an error is pending".to_owned()));
     }
     let peer_name = match end.peer {
         Other::Closed => unix_message::peer_name(socket)?,

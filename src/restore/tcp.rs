@@ -28,6 +28,7 @@ use crate::error::RestoreError;
 use crate::kernel::{nft, socket_option, socket_options};
 
 const TCP: i32 = libc::IPPROTO_TCP;
+const TCP_MAXSEG: i32 = 2;
 const TCP_REPAIR: i32 = 19;
 const TCP_REPAIR_QUEUE: i32 = 20;
 const TCP_QUEUE_SEQ: i32 = 21;
@@ -59,10 +60,21 @@ pub(super) fn connect(
     if let Some(local) = state.local {
         rustix::net::bind(socket, &SocketAddr::from(local))?;
     }
+    // How much goes into a segment is reckoned while connecting only, from what
+    // the other end is thought to take: told later it stays 536 bytes.
+    set(socket, TCP_MAXSEG, segment(&c.agreed))?;
     rustix::net::connect(socket, &SocketAddr::from(c.peer))?;
+    set(socket, TCP_MAXSEG, 0)?;
     agree(socket, &c.agreed)?;
     fill(socket, &c.receiving)?;
     window(socket, c)
+}
+
+/// The largest segment the other end takes, as far as it can be asked for.
+fn segment(agreed: &TcpAgreement) -> i32 {
+    /// TCP_MIN_MSS, MAX_TCP_WINDOW.
+    const POSSIBLE: (i32, i32) = (88, 32767);
+    i32::from(agreed.segment).clamp(POSSIBLE.0, POSSIBLE.1)
 }
 
 fn agree(socket: &OwnedFd, agreed: &TcpAgreement) -> io::Result<()> {

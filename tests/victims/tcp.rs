@@ -114,6 +114,14 @@ fn becomes(stream: &TcpStream, expected: u8) -> Result<(), String> {
     }
 }
 
+/// TCP_MAXSEG: how much goes into a segment.
+fn segment(stream: &TcpStream) -> Result<u32, String> {
+    let got = icecore::kernel::socket_options::get(stream, 6, 2);
+    let value = got.map_err(text("TCP_MAXSEG"))?;
+    let value = value.and_then(|v| v.first_chunk().copied());
+    value.map(u32::from_ne_bytes).ok_or("no TCP_MAXSEG".into())
+}
+
 /// Of each family, with data both ways, beside what listens at their port.
 fn pairs(stage: &mut Stage) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(text("bind"))?;
@@ -133,8 +141,12 @@ fn pairs(stage: &mut Stage) -> Result<(), String> {
         Ok([a, b, c, d])
     };
     let before: Vec<_> = all.iter().map(names).collect();
+    let segment = segment(&all[0].0)?;
     while stage.next()? {
         same("names", &all.iter().map(names).collect(), &before)?;
+        // Of 65495 bytes only 32767 can be asked for.
+        let now = self::segment(&all[0].0)?;
+        same("large segments", &(now > segment / 3), &true)?;
         for (one, other) in &all {
             puts(one, b"more")?;
             gets(other, b"there, more")?;
