@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum OutsideKind {
     /// AF_UNIX sockets of every type.
     Unix,
-    /// TCP and UDP sockets.
+    /// TCP connections; UDP sockets need no other end.
     Tcp,
     /// Pipes and FIFOs.
     Pipe,
