@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Dumps and restores trees of 1, 10, 100 and 1000 tasks and shows how long
-each stood still: the figures of docs/performance-trees.md.
+each stood still, as a table.
 
     benches/trees.py [ICECORE [TASKS...]]
 
