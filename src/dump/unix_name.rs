@@ -48,6 +48,10 @@ fn file(socket: &OwnedFd) -> io::Result<Result<Option<UnixFile>, String>> {
     if meta.nlink() == 0 || !same {
         return Ok(Ok(None));
     }
+    if meta.nlink() > 1 {
+        let problem = "its file has other names (hard links), which would lead nowhere then";
+        return Ok(Err(problem.to_owned()));
+    }
     let path = path.as_os_str().as_bytes();
     Ok(Ok(Some(UnixFile {
         path: path.into(),

@@ -28,6 +28,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         Victim::new("unix-datagram-senders", senders),
         Victim::new("unix-datagram-connected", several),
         Victim::new("unix-datagram-to-itself", itself),
+        Victim::refused("unix-file-linked", "has other names (hard links)", linked),
         Victim::refused("unix-backlog-data", "data was sent already", with_data),
         Victim::refused(
             "unix-backlog-closed",
@@ -41,6 +42,14 @@ const CLOEXEC: SocketFlags = SocketFlags::CLOEXEC;
 
 fn new(kind: SocketType) -> Result<OwnedFd, String> {
     socket_with(AddressFamily::UNIX, kind, CLOEXEC, None).map_err(text("socket"))
+}
+
+/// A socket file with a second name.
+fn linked(stage: &mut Stage) -> Result<(), String> {
+    let _socket = at(STREAM, &path("named")?)?;
+    std::fs::hard_link("named", "linked").map_err(text("link"))?;
+    while stage.next()? {}
+    Ok(())
 }
 
 fn path(of: impl AsRef<Path>) -> Result<SocketAddrUnix, String> {
