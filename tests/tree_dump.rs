@@ -219,3 +219,52 @@ fn a_tree_that_never_holds_still_comes_to_no_harm() -> Outcome {
     assert!(dumped >= 90, "{dumped} of 100 dumped");
     Ok(())
 }
+
+/// What a child asks to be told of, with the thread that makes it; it is ready
+/// once the child has asked.
+const ASKS: &str = "def child():\n    \
+        if os.fork() == 0:\n        \
+            libc.prctl(1, signal.SIGKILL); ready(); time.sleep(1000)\n    \
+        while True: time.sleep(1000)\n\
+    threading.Thread(target=child, daemon=True).start()\n";
+
+#[test]
+fn a_parent_death_signal_of_another_thread_is_said_aloud() -> Outcome {
+    let base = tempfile::tempdir()?;
+    let mut tree = start(base.path(), &format!("{ASKS}time.sleep(1000)\n"))?;
+    let images = base.path().join("image");
+    let done = tree.0.dump_command(&images).arg("-R").run()?;
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        said.contains("is sent when another than the first"),
+        "{said}"
+    );
+    tree.0.alive()?;
+    Ok(())
+}
+
+#[test]
+fn a_parent_death_signal_that_a_restore_would_send_is_refused() -> Outcome {
+    let base = tempfile::tempdir()?;
+    let mut tree = start(
+        base.path(),
+        // exit(2) of the first thread alone.
+        "def first():\n    \
+             while True:\n        \
+                 with open('/proc/self/stat') as f:\n            \
+                     if ') Z' in f.read(): break\n        \
+                 time.sleep(0.01)\n    \
+             if os.fork() == 0:\n        \
+                 libc.prctl(1, signal.SIGKILL); ready(); time.sleep(1000)\n    \
+             time.sleep(1000)\n\
+         threading.Thread(target=first).start()\n\
+         libc.syscall(60, 0)\n",
+    )?;
+    let images = base.path().join("image");
+    let done = tree.0.dump_command(&images).run()?;
+    done.expect_failure("it has asked for a parent-death signal")?;
+    assert!(!images.join("manifest").exists());
+    tree.0.alive()?;
+    Ok(())
+}

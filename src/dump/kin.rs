@@ -2,7 +2,6 @@
 //! outside; the latter is refused, and who they are is said.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 use std::io;
 
 use super::DumpContext;
@@ -102,25 +101,26 @@ pub(super) fn note_bonds(ctx: &mut DumpContext<'_>, bonds: Vec<Bond>) {
     }
 }
 
-/// A task whose session is led from outside wakes up in the session of whoever
-/// restores it: said aloud, unless `-j` says that it is known.
-pub(super) fn note_sessions(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
-    let mut said = BTreeSet::new();
-    for task in &frozen.tasks {
-        let sid = Stat::read(task.a_tid())?.sid;
-        if ctx.options.shell_job || ctx.members.has_process(sid) || !said.insert(sid) {
-            continue;
-        }
-        let leader = match Stat::read(sid) {
-            Ok(_) => name(sid),
-            Err(_) => format!("pid {sid}, which has ended"),
-        };
-        ctx.notes.push(format!(
-            "the session of pid {} is that of {leader}, which is not in the dump: \
-             a restore puts it into icecore's",
-            task.pid
-        ));
+/// Where the root's session is not in the dump, it wakes up in that of whoever
+/// restores it, and so does who is in the same: said aloud, unless `-j` says
+/// that it is known. (Any other session is made again, also without its leader.)
+pub(super) fn note_session(ctx: &mut DumpContext<'_>, frozen: &Frozen) -> io::Result<()> {
+    let Some(root) = frozen.tasks.first() else {
+        return Ok(());
+    };
+    let sid = Stat::read(root.a_tid())?.sid;
+    if ctx.options.shell_job || ctx.members.has_process(sid) {
+        return Ok(());
     }
+    let leader = match Stat::read(sid) {
+        Ok(_) => name(sid),
+        Err(_) => format!("pid {sid}, which has ended"),
+    };
+    ctx.notes.push(format!(
+        "the session of pid {} is that of {leader}, which is not in the dump: \
+         a restore puts it into icecore's",
+        root.pid
+    ));
     Ok(())
 }
 

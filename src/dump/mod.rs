@@ -44,6 +44,7 @@ mod network;
 mod numa;
 mod outside;
 mod pages;
+mod parent_death;
 mod path_only;
 mod pidfd;
 mod pipe;
@@ -268,7 +269,7 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
         source,
     };
     let sharing = Sharing::of(&frozen.tasks).map_err(relatives)?;
-    kin::note_sessions(ctx, frozen).map_err(relatives)?;
+    kin::note_session(ctx, frozen).map_err(relatives)?;
     let bonds = with_bonds(frozen, || collect(ctx, frozen, &sharing))?;
     kin::note_bonds(ctx, bonds.map_err(relatives)?);
     namespaces::check_clocks(ctx, &frozen.tasks).map_err(relatives)?;
@@ -285,6 +286,7 @@ fn gather(ctx: &mut DumpContext<'_>, frozen: &mut Frozen) -> Result<(), DumpErro
             task.put_stub_away();
         }
     }
+    parent_death::check(ctx, frozen).map_err(relatives)?;
     if ctx.blockers.is_empty() {
         let pid = ctx.options.pid;
         let waited = frozen.wait_for_remains();
