@@ -234,8 +234,8 @@ fn a_parent_death_signal_of_another_thread_is_said_aloud() -> Outcome {
     let mut tree = start(base.path(), &format!("{ASKS}time.sleep(1000)\n"))?;
     let images = base.path().join("image");
     let done = tree.0.dump_command(&images).arg("-R").run()?;
-    assert!(done.status.success(), "{done:?}");
-    let said = String::from_utf8_lossy(&done.stderr);
+    let done = done.expect_success()?;
+    let said = done.stderr;
     assert!(
         said.contains("is sent when another than the first"),
         "{said}"
