@@ -65,17 +65,34 @@ pub(crate) fn describe(ctx: &mut DumpContext<'_>, link: Link<'_>) -> Result<Foun
         return Ok(Found::NotShared);
     }
     let Some(kind) = kind(name, &meta, &source, huge) else {
-        let name = String::from_utf8_lossy(name);
-        let problem = match name.starts_with("/SYSV") {
-            true => format!(
-                "System V shared memory segment {name} has huge pages or may not be looked at"
-            ),
-            false => format!("shared memory object {name} of the kernel's is of unknown kind"),
-        };
-        ctx.block(link.place.clone(), problem, None);
+        let (problem, help) = refusal(name, huge);
+        ctx.block(link.place.clone(), problem, help);
         return Ok(Found::Refused);
     };
     Ok(Found::Object(remember(ctx, key, &meta, kind, source)))
+}
+
+/// Why an object of no known kind cannot be carried, and what would help.
+fn refusal(name: &[u8], huge: Option<u64>) -> (String, Option<&'static str>) {
+    let is_segment = name.starts_with(sysv_shm::NAME);
+    let name = String::from_utf8_lossy(name);
+    match (is_segment, huge) {
+        (true, Some(_)) => (
+            format!("System V shared memory segment {name} of huge pages is not supported"),
+            None,
+        ),
+        (true, None) => (
+            format!(
+                "System V shared memory segment {name} is of another IPC namespace, or may not \
+                 be looked at"
+            ),
+            Some("CAP_IPC_OWNER, or run icecore in that namespace"),
+        ),
+        (false, _) => (
+            format!("shared memory object {name} of the kernel's is of unknown kind"),
+            None,
+        ),
+    }
 }
 
 /// How the names of kernel objects without a path begin.

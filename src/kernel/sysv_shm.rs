@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 /// The number the next segment is to have; for CAP_CHECKPOINT_RESTORE.
-const NEXT_ID: &str = "/proc/sys/kernel/shm_next_id";
+pub(crate) const NEXT_ID: &str = "/proc/sys/kernel/shm_next_id";
+/// What that holds as long as the kernel chooses.
+pub(crate) const ANY_ID: &str = "-1";
 
 /// What shmctl(IPC_STAT) tells of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +83,15 @@ pub(crate) fn by_key(key: u32) -> io::Result<Option<u32>> {
 /// Makes a segment with this number, empty, created by `segment`'s creator and
 /// owned by its owner. EEXIST if the number or the key is taken.
 pub(crate) fn create(id: u32, segment: &Segment) -> io::Result<()> {
+    std::fs::write(NEXT_ID, id.to_string())?;
     // The creator is who makes it: a thread may be somebody else for a moment.
     let made = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| create_as_creator(id, segment));
+        let thread = scope.spawn(|| create_as_creator(segment));
         thread.join().unwrap_or(Err(Errno::IO.into()))
+    });
+    let made = made.inspect_err(|_| {
+        // Or somebody else's next segment would get the number.
+        let _ = std::fs::write(NEXT_ID, ANY_ID);
     })?;
     if made != id {
         // Somebody was faster, or has it.
@@ -96,10 +103,9 @@ pub(crate) fn create(id: u32, segment: &Segment) -> io::Result<()> {
     })
 }
 
-fn create_as_creator(id: u32, segment: &Segment) -> io::Result<u32> {
+fn create_as_creator(segment: &Segment) -> io::Result<u32> {
     let size = usize::try_from(segment.size).map_err(|_| Errno::OVERFLOW)?;
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | segment.mode as i32;
-    std::fs::write(NEXT_ID, id.to_string())?;
     let unchanged = u32::MAX;
     let (uid, gid) = (segment.creator_uid, segment.creator_gid);
     // The calls themselves, as the C library's would change all threads.

@@ -112,15 +112,21 @@ impl Segments {
             none => none.insert(Guardian::spawn()?),
         };
         guardian.undo_later(&Undo::RemoveSegment { id })?;
+        let number = guardian.undo_later(&Undo::Write {
+            path: sysv_shm::NEXT_ID.into(),
+            bytes: sysv_shm::ANY_ID.into(),
+        })?;
         // The key of a removed one may be somebody else's by now.
         if segment.removed && sysv_shm::by_key(segment.key)?.is_some() {
             segment.key = 0;
         }
-        sysv_shm::create(id, &segment)
+        sysv_shm::create(id, &segment)?;
+        guardian.forget(number)
     }
 
-    /// From now on everything is there to stay.
+    /// From now on everything is there to stay, and attached to the tasks only.
     pub(super) fn settle(&mut self) -> std::io::Result<()> {
+        self.attached.clear();
         self.guardian.as_mut().map_or(Ok(()), Guardian::forget_all)
     }
 }

@@ -85,6 +85,11 @@ def log():
         return f.read()
 
 
+def complaints():
+    levels = ("WARNING:", "ERROR:", "FATAL:", "PANIC:")
+    return [line for line in log().splitlines() if any(level in line for level in levels)]
+
+
 def main():
     server = serve()
     wait_for("the database", lambda: "ready to accept connections" in log())
@@ -114,6 +119,8 @@ def main():
         if first.ask("SELECT value FROM counter") != [str(2 * round)]:
             sys.exit("the counter is wrong")
         begin(round)
+    if complaints():
+        sys.exit("\n".join(complaints()))
     for session in sessions:
         session.psql.kill()
         session.psql.wait()

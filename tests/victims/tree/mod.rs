@@ -7,6 +7,7 @@ mod common_files;
 mod common_memory;
 mod ended;
 mod family;
+mod segments;
 mod shape;
 mod sockets;
 mod watching;
@@ -21,6 +22,7 @@ pub(crate) fn victims() -> Vec<Victim> {
         common_memory::victims(),
         watching::victims(),
         sockets::victims(),
+        segments::victims(),
     ]
     .into_iter()
     .flatten()
