@@ -1,5 +1,5 @@
 //! System V shared memory beyond what tasks themselves see of it: what is left of
-//! a restore that fails or is killed, segments that others have, that are still
+//! a restore that fails, segments that others have, that are still
 //! there, or in whose place there is another.
 
 mod common;
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::icecore::Icecore;
-use common::perl::{end, exists, perl, settled};
+use common::perl::{end, perl, settled};
 use common::target::Target;
 use common::wait;
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -35,7 +35,7 @@ impl Scene {
     fn new(number: u32) -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let key = 0x1000_0000 | std::process::id() << 4 | number;
-        let target = attaching(key)?;
+        let target = attaching(key, "$shm->write('hello', 5000, 5)")?;
         Ok(Self {
             dir: TempDir::with_prefix("icecore-shm-").map_err(|e| e.to_string())?,
             key,
@@ -80,13 +80,12 @@ impl Drop for Scene {
     }
 }
 
-/// A program that has the segment with this key attached, and said something in
-/// it if it has made it.
-fn attaching(key: u32) -> Result<Target> {
+/// A program that has the segment with this key attached, made if need be, and
+/// done something with it.
+fn attaching(key: u32, work: &str) -> Result<Target> {
     let target = perl(&format!(
         "use IPC::SharedMem; my $new = 01600; my $shm = IPC::SharedMem->new({key}, 9000, $new); \
-         $shm->attach or die; $shm->write('hello', 5000, 5) if $shm->stat->nattch == 1; \
-         sleep 1000 while 1"
+         $shm->attach or die; {work}; sleep 1000 while 1"
     ))?;
     wait::until("the segment to be attached", wait::LIMIT, || {
         let call = fs::read_to_string(format!("/proc/{}/syscall", target.pid()));
@@ -161,36 +160,9 @@ fn a_failed_restore_leaves_no_segment() -> Result {
 }
 
 #[test]
-fn a_killed_restore_leaves_no_segment() -> Result {
-    let mut scene = Scene::new(2)?;
-    scene.dump()?;
-    scene.remove()?;
-    for request in (1..10_000).step_by(13) {
-        let fault = format!("ptrace:{request}");
-        let done = scene.restore().env("ICECORE_FAULT", &fault).run()?;
-        if done.status.success() {
-            break;
-        }
-        wait::until("nothing, or all", wait::LIMIT, || {
-            reap()?;
-            let (task, segment) = (exists(scene.target.pid()), by_key(scene.key));
-            Ok((task == segment.is_some()).then_some(()))
-        })
-        .map_err(|e| done.describe(&e))?;
-        if exists(scene.target.pid()) {
-            break;
-        }
-        assert_eq!(next_number()?, "-1", "{}", done.describe("left its number"));
-    }
-    assert_eq!(by_key(scene.key), Some(scene.id));
-    assert_eq!(said(scene.id)?, "hello");
-    scene.end_restored()
-}
-
-#[test]
 fn a_segment_that_others_have_is_refused() -> Result {
     let mut scene = Scene::new(3)?;
-    let other = attaching(scene.key)?;
+    let other = attaching(scene.key, "")?;
     let images = scene.images();
     let dump = Icecore::new(scene.dir.path(), "dump");
     let pid = scene.target.pid().to_string();
@@ -208,7 +180,7 @@ fn a_segment_that_is_still_there_is_taken_up() -> Result {
     script(&format!("shmwrite({id}, 'other', 5000, 5) or die"))?;
     script(&format!("shmwrite({id}, 'more', 0, 4) or die"))?;
 
-    let other = attaching(scene.key)?;
+    let other = attaching(scene.key, "")?;
     scene.restore().run()?.expect_failure("is in use")?;
     assert_eq!(said(id)?, "other");
     drop(other);

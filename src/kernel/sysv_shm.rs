@@ -1,9 +1,10 @@
 //! System V shared memory segments (shmget(2), shmctl(2), shmat(2)).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 /// The number the next segment is to have; for CAP_CHECKPOINT_RESTORE.
@@ -83,10 +84,12 @@ pub(crate) fn by_key(key: u32) -> io::Result<Option<u32>> {
 /// Makes a segment with this number, empty, created by `segment`'s creator and
 /// owned by its owner. EEXIST if the number or the key is taken.
 pub(crate) fn create(id: u32, segment: &Segment) -> io::Result<()> {
-    std::fs::write(NEXT_ID, id.to_string())?;
+    let next = File::options().write(true).open(NEXT_ID)?;
+    // Another restore waits until this one has its number.
+    rustix::fs::flock(&next, FlockOperation::LockExclusive)?;
     // The creator is who makes it: a thread may be somebody else for a moment.
     let made = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| create_as_creator(segment));
+        let thread = scope.spawn(|| create_as_creator(&next, id, segment));
         thread.join().unwrap_or(Err(Errno::IO.into()))
     });
     let made = made.inspect_err(|_| {
@@ -103,9 +106,10 @@ pub(crate) fn create(id: u32, segment: &Segment) -> io::Result<()> {
     })
 }
 
-fn create_as_creator(segment: &Segment) -> io::Result<u32> {
+fn create_as_creator(mut next: &File, id: u32, segment: &Segment) -> io::Result<u32> {
     let size = usize::try_from(segment.size).map_err(|_| Errno::OVERFLOW)?;
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | segment.mode as i32;
+    next.write_all(id.to_string().as_bytes())?;
     let unchanged = u32::MAX;
     let (uid, gid) = (segment.creator_uid, segment.creator_gid);
     // The calls themselves, as the C library's would change all threads.
