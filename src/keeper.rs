@@ -193,7 +193,12 @@ impl Caller {
         };
         // One that turns strangers away has answered already.
         let sent = rustix::net::send(&self.socket, &request.bytes(), SendFlags::NOSIGNAL);
-        let (packet, fds) = match (self.receive(), sent) {
+        // If it did not take our request first, an error comes before its answer.
+        let answer = match self.receive() {
+            Err(Errno::CONNRESET) => self.receive(),
+            answer => answer,
+        };
+        let (packet, fds) = match (answer, sent) {
             (Ok(answer), _) => answer,
             (_, Err(e)) | (Err(e), _) => return Err(self.failed(e)),
         };

@@ -149,8 +149,10 @@ fn nothing_leaks_into_a_keeper() -> Result {
     let shown = fs::read_dir(format!("/proc/{pid}/fd")).map_err(text("its descriptors"))?;
     let links = shown.filter_map(|e| fs::read_link(e.ok()?.path()).ok());
     let links: Vec<String> = links.map(|l| l.display().to_string()).collect();
-    // What is kept, its socket, the ends of talks; a pidfd; the directory.
-    let other = |l: &&String| !l.starts_with("socket:[") && !l.contains("pidfd");
+    // What is kept, its socket, the ends of talks; a pidfd; the directory, and
+    // what tells of files removed from it.
+    let own = ["socket:[", "anon_inode:[pidfd]", "anon_inode:inotify"];
+    let other = |l: &&String| !own.iter().any(|own| l.starts_with(own));
     let others: Vec<&String> = links.iter().filter(other).collect();
     assert_eq!(others, [&images.display().to_string()], "{links:?}");
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(text("status"))?;
@@ -194,6 +196,19 @@ fn what_is_released_is_closed() -> Result {
     wait::until("the end of file", wait::LIMIT, || {
         Ok(end.exists().then_some(()))
     })
+}
+
+#[test]
+fn a_keeper_ends_with_its_image() -> Result {
+    let mut scene = Scene::open()?;
+    let images = scene.images("image");
+    scene.dump(&images)?;
+    let keeper = scene.keeper_pid(&images)?;
+    fs::remove_file(images.join("stats.json")).map_err(text("remove"))?;
+    assert_eq!(scene.keeper_pid(&images)?, keeper);
+    fs::remove_dir_all(&images).map_err(text("remove"))?;
+    ended(keeper)?;
+    scene.is_closed()
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! holds nothing but what it keeps, its socket in the image directory and the
 //! directory. As long as the target is not known to be gone it lets everything
 //! go as soon as icecore is; from then on it waits for whoever asks on its
-//! socket. Between fork and end it makes system calls only, and allocates
+//! socket, and ends when that has been removed, as it is with the image.
+//! Between fork and end it makes system calls only, and allocates
 //! nothing: icecore may have other threads, whose locks it has inherited.
 
 mod process;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, inotify};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
 };
@@ -83,6 +84,7 @@ impl Keeper {
             charge,
             control: end,
             listener,
+            removals: watch_removals(&dir),
             dir,
         })?;
         let keeper = Self { control };
@@ -132,6 +134,16 @@ impl Drop for Keeper {
 /// The path of the socket, short enough for an address.
 pub fn socket_path(dir: &OwnedFd) -> String {
     format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd())
+}
+
+/// What tells of files removed from the directory, and of its own end.
+fn watch_removals(dir: &OwnedFd) -> Option<OwnedFd> {
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(flags).ok()?;
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let removals = inotify::WatchFlags::DELETE | inotify::WatchFlags::DELETE_SELF;
+    inotify::add_watch(&watch, path, removals).ok()?;
+    Some(watch)
 }
 
 /// A socket that only its owner may connect to, in place of one that nobody

@@ -26,10 +26,16 @@ pub(super) struct Parts {
     pub(super) control: OwnedFd,
     pub(super) listener: OwnedFd,
     pub(super) dir: OwnedFd,
+    /// Tells of files removed from `dir`; `None` where the user has too many
+    /// inotify instances already.
+    pub(super) removals: Option<OwnedFd>,
 }
 
 /// Callers at one time; more are turned away.
 const CALLERS: usize = 16;
+
+/// What stands for the directory among those who have something to say.
+const REMOVED: usize = CALLERS + 1;
 
 /// How long a process that has been killed may take to be gone.
 const DYING: Timespec = Timespec {
@@ -141,9 +147,11 @@ impl Life {
             control,
             listener,
             dir,
+            removals,
         } = &self.parts;
         let kept = charge.kept.iter().map(|(_, fd)| fd);
-        let all = kept.chain([control, listener, dir, &charge.target]);
+        let own = [control, listener, dir, &charge.target];
+        let all = kept.chain(own).chain(removals);
         let mut numbers: Vec<u32> = all.map(|fd| fd.as_raw_fd() as u32).collect();
         numbers.sort_unstable();
         numbers
@@ -193,6 +201,8 @@ impl Life {
             }
             match self.wait(left) {
                 Some(0) => self.accept(),
+                Some(REMOVED) if self.is_unreachable() && !lent => return,
+                Some(REMOVED) => {}
                 Some(n) => match self.hear(n - 1, left) {
                     Then::GoOn => {}
                     Then::HangUp if self.hang_up(n - 1) => return,
@@ -204,7 +214,19 @@ impl Life {
         }
     }
 
-    /// Who has something to say: 0 somebody new, n caller n - 1.
+    /// Whether its socket has been removed: with the image, mostly. Nobody can
+    /// ask for anything any more.
+    fn is_unreachable(&self) -> bool {
+        let mut events = [0; 4096];
+        if let Some(removals) = &self.parts.removals {
+            let _ = retry(|| rustix::io::read(removals, &mut events[..]));
+        }
+        let found = rustix::fs::statat(&self.parts.dir, SOCKET_C, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_err_and(|e| e == Errno::NOENT)
+    }
+
+    /// Who has something to say: 0 somebody new, n caller n - 1, [`REMOVED`]
+    /// the directory.
     fn wait(&self, left: Option<Duration>) -> Option<usize> {
         let limit = left.map(|left| Timespec {
             tv_sec: left.as_secs() as i64,
@@ -213,11 +235,16 @@ impl Life {
             tv_nsec: i64::from(left.subsec_nanos().max(1_000_000)),
         });
         let listener = &self.parts.listener;
-        let mut fds: [PollFd<'_>; CALLERS + 1] =
+        let mut fds: [PollFd<'_>; CALLERS + 2] =
             std::array::from_fn(|_| PollFd::new(listener, PollFlags::empty()));
         fds[0] = PollFd::new(listener, PollFlags::IN);
-        let mut of = [0; CALLERS + 1];
+        let mut of = [0; CALLERS + 2];
         let mut count = 1;
+        if let Some(removals) = &self.parts.removals {
+            fds[count] = PollFd::new(removals, PollFlags::IN);
+            of[count] = REMOVED;
+            count += 1;
+        }
         for (i, caller) in self.callers.iter().enumerate() {
             if let Some(socket) = &caller.socket {
                 fds[count] = PollFd::new(socket, PollFlags::IN);
