@@ -88,7 +88,7 @@ pub(crate) struct RestoreArgs {
     outside: OutsideArgs,
 
     /// Give the process descriptor N of this one instead of the one of its own
-    /// that KEY names: pipe:[INODE], socket:[INODE], tty[RDEV:DEV], or the path
+    /// that KEY names: `pipe:[INODE]`, `socket:[INODE]`, `tty[RDEV:DEV]`, or the path
     /// of a file
     #[arg(long, value_name = "fd[N]:KEY", value_parser = outside::inherited)]
     inherit_fd: Vec<Inherited>,

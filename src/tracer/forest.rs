@@ -4,7 +4,7 @@
 //! come from tasks that do not stand yet. They are found in the lists of
 //! children of those that do, which are read again and again: first those of
 //! the tasks that were frozen last, and when nothing new appears, those of all,
-//! until [`QUIET_PASSES`] passes over all of them have found nothing. (A list
+//! until a few passes over all of them have found nothing. (A list
 //! may grow when its owner stands: by a child of a task that has just ended,
 //! which the kernel gives to the next subreaper above, and by CLONE_PARENT.
 //! And the kernel may skip an entry while others vanish.) What escapes upwards,
