@@ -119,14 +119,14 @@ fn an_epoll_target_behind_a_reused_number_is_found() {
 #[test]
 fn everything_that_is_not_carried_is_named_at_once() {
     let found = describe(
-        "s = socket.socket(socket.AF_UNIX); m, t = os.openpty()\n\
+        "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); m, t = os.openpty()\n\
          os.open('/proc/1/status', 0); f = open(tempfile.mktemp(), 'w'); fcntl.fcntl(f, 1024, 1)\n\
          os.unlink(f.name)\n\
          os.pidfd_open(1)",
     );
     let all = found.blockers.join("\n");
     for what in [
-        "unix stream socket",
+        "netlink",
         "terminal",
         "/proc/1/status",
         "has a lease",

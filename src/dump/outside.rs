@@ -63,7 +63,8 @@ pub(super) fn holders(
     let keys: HashSet<(u64, u64)> = objects.iter().map(|(key, _)| *key).collect();
     let own_pid = std::process::id();
     let mut found: HashMap<_, Vec<Holder>> = HashMap::new();
-    for pid in numbers("/proc").filter(|&pid| !members.has_process(pid)) {
+    let others = numbers("/proc").filter(|&pid| !members.has_process(pid));
+    for pid in others.filter(|&pid| !is_guardian(pid)) {
         for fd in numbers(&format!("/proc/{pid}/fd")) {
             let link = format!("/proc/{pid}/fd/{fd}");
             let shown = std::fs::read_link(&link).unwrap_or_default();
@@ -81,6 +82,20 @@ pub(super) fn holders(
         }
     }
     found
+}
+
+/// Whether it is the guardian of an icecore, which has the target's sockets for
+/// as long as that icecore lives and a moment longer: one that was killed just
+/// now is no reason to refuse.
+fn is_guardian(pid: u32) -> bool {
+    let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim_ascii_end() == crate::tracer::GUARDIAN_NAME.to_bytes()
+        && std::fs::metadata(format!("/proc/{pid}/exe"))
+            .is_ok_and(|exe| std::fs::metadata("/proc/self/exe").is_ok_and(|own| same(&exe, &own)))
+}
+
+fn same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 fn numbers(dir: &str) -> impl Iterator<Item = u32> + use<> {

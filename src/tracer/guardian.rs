@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// The name of its process.
+pub const NAME: &std::ffi::CStr = c"icecore-guard";
+
 /// Something to be undone.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -297,7 +300,7 @@ fn watch(end: i32, orders: i32) -> ! {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
-        libc::prctl(libc::PR_SET_NAME, c"icecore-guard".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
         libc::chdir(c"/".as_ptr());
         // Where they lie at 0 and 1 already, they are moved away first.
         let end = libc::fcntl(end, libc::F_DUPFD, 10);

@@ -27,7 +27,7 @@ mod timeout;
 
 pub use forest::{Frozen, Zombie};
 pub use freeze::{FreezeError, FrozenTask, FrozenThread};
-pub use guardian::{Guardian, Told, Undo};
+pub use guardian::{Guardian, NAME as GUARDIAN_NAME, Told, Undo};
 pub use inject::InjectError;
 pub(crate) use script::args;
 pub use script::{Arg, Buffer, Call, Outcome, Script, ScriptError};
