@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, sockopt,
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -159,6 +159,8 @@ impl Life {
 
     fn live(&mut self) -> ! {
         if self.until_target_is_gone() {
+            // icecore waits for the end of the talk.
+            let _ = rustix::net::shutdown(&self.parts.control, Shutdown::Both);
             self.serve();
         }
         let _ = rustix::fs::unlinkat(&self.parts.dir, SOCKET_C, AtFlags::empty());
