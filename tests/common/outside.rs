@@ -378,7 +378,7 @@ fn nameless_anew(link: &str, inodes: &mut Vec<String>) -> String {
 /// Flags but O_NOFOLLOW, which cannot be given to a file opened without a name.
 fn without_nofollow(flags: &str) -> String {
     let number = u32::from_str_radix(flags, 8).unwrap_or(u32::MAX);
-    format!("{:#o}", number & !(libc::O_NOFOLLOW as u32))
+    format!("0{:o}", number & !(libc::O_NOFOLLOW as u32))
 }
 
 /// The place of `name` among those seen.
