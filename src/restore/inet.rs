@@ -186,7 +186,7 @@ fn target(local: IpAddr, from: IpAddr) -> IpAddr {
 }
 
 /// Memory that what it has received takes.
-fn received(socket: &OwnedFd) -> io::Result<i32> {
+pub(super) fn received(socket: &OwnedFd) -> io::Result<i32> {
     const SO_MEMINFO: i32 = 55;
     let memory = socket_options::number(socket, libc::SOL_SOCKET, SO_MEMINFO)?;
     Ok(memory.unwrap_or(0))

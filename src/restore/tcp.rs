@@ -184,8 +184,25 @@ pub(super) fn go_on(ctx: &RestoreContext<'_>, opened: &Opened) -> Result<(), Res
     each(end)?;
     each(|live| {
         socket_state::set(live.socket, &live.state.socket, Part::Buffers)?;
+        keep_promise(live.socket, &live.c.window)?;
         socket_state::set(live.socket, &live.state.socket, Part::Last)
     })
+}
+
+/// What was received may take more memory now than it did. The other end may
+/// still send as much as it was told: what then has no room is dropped, and with
+/// it every acknowledgement that comes after it, for minutes. So the buffer is
+/// made larger where it would be too small for that.
+fn keep_promise(socket: &OwnedFd, window: &TcpWindow) -> io::Result<()> {
+    let received = i64::from(super::inet::received(socket)?);
+    let needed = received + 2 * i64::from(window.receiving);
+    let has = socket_options::number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+    if needed <= i64::from(has.unwrap_or(0)) {
+        return Ok(());
+    }
+    // The kernel doubles what it is given.
+    let half = i32::try_from(needed / 2).unwrap_or(i32::MAX / 2);
+    socket_option::set(socket, libc::SO_RCVBUFFORCE, half)
 }
 
 fn live<'a>(file: &'a OpenFile, opened: &'a Opened) -> Option<Live<'a>> {
