@@ -197,7 +197,7 @@ fn keep_promise(socket: &OwnedFd, window: &TcpWindow) -> io::Result<()> {
     let received = i64::from(super::inet::received(socket)?);
     let needed = received + 2 * i64::from(window.receiving);
     let has = socket_options::number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
-    if needed <= i64::from(has.unwrap_or(0)) {
+    if received == 0 || needed <= i64::from(has.unwrap_or(0)) {
         return Ok(());
     }
     // The kernel doubles what it is given.
